@@ -1,0 +1,1 @@
+"""Dialogues, words on frames, augmentation and token shards: what training reads."""
