@@ -36,7 +36,7 @@ def require(module: str, extra: str) -> ModuleType:
             message = f"{top} is needed for this and is not installed: {install}"
         else:
             message = f"{module} is installed but needs {error.name}, which is not: {install}"
-        raise MissingDependencyError(message, name=error.name) from error
+        raise MissingDependencyError(message) from error
     except (ImportError, OSError) as error:
         # OSError: wrappers of system libraries (sounddevice) raise it when the library itself is absent.
         message = f"{module} (extra {extra!r}) is installed but does not load: {error}"

@@ -25,16 +25,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         AizuchiError: the folder does not exist, or `path` is a folder.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if os.path.isdir(path):
         raise AizuchiError(f"{path} is a folder: give the name of a file to write")
-    if target.exists() and not target.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / f"output{Path(path).suffix}"
             yield temporary
-            with open(temporary, "rb") as source, open(target, "wb") as sink:
+            with open(temporary, "rb") as source, open(path, "wb") as sink:
                 shutil.copyfileobj(source, sink)
         return
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise AizuchiError(f"can't write {path}: the folder {target.parent} does not exist")
     temporary = target.with_name(f".{target.stem}.tmp.{secrets.token_hex(4)}{target.suffix}")

@@ -16,6 +16,7 @@ import argparse
 import difflib
 import importlib
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     141: whoever read the output went away. An error that is a bug of ours keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments[: arguments.index("--")] if "--" in arguments else "--debug" in arguments
+    debug = "--debug" in arguments  # needed before anything is parsed: importing a command may fail too
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()  # a reader that left is noticed here and not at exit, where nothing could catch it
@@ -124,8 +125,11 @@ def _fail(message: str) -> int:
 
 
 def _stdout_is_open() -> bool:
+    """Whether somebody still reads our output (a second flush after a failed one need not fail again)."""
     try:
-        sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
-        return False
-    return True
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # replaced by something in memory, which can't break
+        return True
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
