@@ -1,0 +1,1 @@
+"""Recipes: how the models that aizuchi ships were made, runnable end to end."""
