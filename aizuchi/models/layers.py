@@ -58,7 +58,7 @@ def make_norm(kind: str, dim: int, eps: float | None = None) -> nn.Module:
     raise ValueError(f"Unknown norm {kind!r}: use rms_norm_f32, rms_norm, layer_norm or layer_norm_f32.")
 
 
-NORMS = (RMSNorm, nn.LayerNorm)
+NORM_KINDS = ("rms_norm_f32", "rms_norm", "layer_norm", "layer_norm_f32")
 
 
 def rotary_frequencies(head_dim: int, max_period: float, device: Any = None) -> Tensor:
