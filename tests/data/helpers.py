@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aizuchi.audio import SAMPLE_RATE
+from aizuchi.data.dialogues import write_dialogue, write_list
+from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
 
 
 class LetterTokenizer:
@@ -26,3 +33,25 @@ class LetterTokenizer:
 
     def id_to_piece(self, token: int) -> str:
         return self._pieces[token - 10]
+
+
+def make_dialogues(folder: Path, count: int = 4, seconds: float = 3.0, seed: int = 0) -> Path:
+    """Write dialogues of tone bursts (one a word, model and user in turn) and return their list."""
+    rng = np.random.default_rng(seed)
+    files = []
+    for n in range(count):
+        samples = round((seconds + 0.37 * n) * SAMPLE_RATE)
+        sides = rng.normal(0, 1e-3, (2, samples)).astype(np.float32)
+        words = []
+        for i, start in enumerate(np.arange(0.2, samples / SAMPLE_RATE - 0.4, 0.5)):
+            side, text = i % 2, "".join(rng.choice(list("abcdefghij"), rng.integers(1, 7)))
+            first, last = int(start * SAMPLE_RATE), int((start + 0.3) * SAMPLE_RATE)
+            tone = np.sin(2 * np.pi * rng.uniform(150, 3000) * np.arange(last - first) / SAMPLE_RATE)
+            sides[side, first:last] += 0.3 * tone
+            words.append(
+                SpokenWord(text, float(start), float(start + 0.3), (MAIN_SPEAKER, USER_SPEAKER)[side])
+            )
+        files.append(folder / f"dialogue{n}.wav")
+        write_dialogue(files[-1], sides[0], sides[1], words, {"style": f"s{n}"} if n % 2 else None)
+    write_list(folder / "list.jsonl", files)
+    return folder / "list.jsonl"
