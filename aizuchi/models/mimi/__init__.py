@@ -1,0 +1,18 @@
+"""The Mimi codec: 24 kHz speech to 12.5 frames of codes per second, and back, frame by frame."""
+
+from .configuration import MimiConfig
+from .modeling import MimiDecoderOutput, MimiEncoderOutput, MimiModel, MimiOutput, MimiPreTrainedModel
+from .quantization import QuantizerOutput
+from .streams import MimiDecoderState, MimiEncoderState
+
+__all__ = [
+    "MimiConfig",
+    "MimiDecoderOutput",
+    "MimiDecoderState",
+    "MimiEncoderOutput",
+    "MimiEncoderState",
+    "MimiModel",
+    "MimiOutput",
+    "MimiPreTrainedModel",
+    "QuantizerOutput",
+]

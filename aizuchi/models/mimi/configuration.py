@@ -1,0 +1,215 @@
+"""Configuration of the Mimi codec, under the field names that transformers documents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class MimiConfig(PreTrainedConfig):
+    """Sizes of a Mimi codec; the defaults are Kyutai's 24 kHz model (arXiv 2410.00037, section 3.3).
+
+    Args:
+        sampling_rate: samples per second.
+        frame_rate: frames of codes per second. With the default ratios 12.5. None means half of
+            `encodec_frame_rate`, as in transformers 5.
+        audio_channels: channels of the waveform.
+        hidden_size: width of the latents and of both transformers.
+        num_filters: channels after the first convolution; they double with every ratio.
+        num_residual_layers: residual blocks per ratio.
+        upsampling_ratios: strides of the decoder, in its order (the encoder takes them reversed).
+            Default `[8, 6, 5, 4]`.
+        kernel_size, last_kernel_size, residual_kernel_size: kernels of the first and last convolutions and
+            of the residual blocks.
+        dilation_growth_rate: dilation of residual block j is this to the power j.
+        use_causal_conv: must be True: streaming is exact only for causal convolutions.
+        pad_mode: what stands to the left of the signal, `"constant"` (zeros) or `"replicate"`.
+        compress: by how much a residual block narrows its channels.
+        trim_right_ratio: must be 1.0 (all trimming at the right), which is what causality needs.
+        codebook_size: entries of each codebook.
+        codebook_dim: width of an entry; None, or the same as `vector_quantization_hidden_dimension`.
+        num_quantizers: codebooks in all (`num_codebooks` is another name of it).
+        use_conv_shortcut: a convolution instead of the identity beside residual blocks.
+        vector_quantization_hidden_dimension: width that latents are projected to for quantization. When it
+            equals `hidden_size` there are no projections.
+        num_semantic_quantizers: codebooks of the semantic branch; at least one, and fewer than `num_quantizers`.
+        upsample_groups: groups of the transposed convolution from `frame_rate` to `encodec_frame_rate`.
+        num_hidden_layers, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, hidden_act,
+        norm_eps, attention_dropout, attention_bias, layer_scale_initial_scale: both transformers.
+        max_position_embeddings: kept for the format; positions are unbounded.
+        initializer_range: standard deviation of linear layers at initialisation.
+        use_cache, use_streaming: whether `encode` (and `decode`) stream by default, handing out their state.
+        rope_theta, rope_parameters: base of the rotary embedding, in the old and the new spelling.
+        sliding_window: positions (at `encodec_frame_rate`) that attention sees, itself included.
+
+    Raises:
+        ValueError: parts that disagree; the message names the field.
+    """
+
+    model_type = "mimi"
+
+    sampling_rate: int = 24_000
+    frame_rate: float | int | None = None
+    audio_channels: int = 1
+    hidden_size: int = 512
+    num_filters: int = 64
+    num_residual_layers: int = 1
+    upsampling_ratios: list[int] | tuple[int, ...] | None = None
+    kernel_size: int = 7
+    last_kernel_size: int = 3
+    residual_kernel_size: int = 3
+    dilation_growth_rate: int = 2
+    use_causal_conv: bool = True
+    pad_mode: str = "constant"
+    compress: int = 2
+    trim_right_ratio: float | int = 1.0
+    codebook_size: int = 2048
+    codebook_dim: int | None = 256
+    num_quantizers: int = 32
+    use_conv_shortcut: bool = False
+    vector_quantization_hidden_dimension: int = 256
+    num_semantic_quantizers: int = 1
+    upsample_groups: int = 512
+    num_hidden_layers: int = 8
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = 8
+    head_dim: int | None = None
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 8000
+    initializer_range: float = 0.02
+    norm_eps: float = 1e-5
+    use_cache: bool | None = False
+    use_streaming: bool = False
+    rope_parameters: dict | None = None
+    sliding_window: int = 250
+    attention_dropout: float | int = 0.0
+    layer_scale_initial_scale: float = 0.01
+    attention_bias: bool = False
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.upsampling_ratios = list(self.upsampling_ratios or [8, 6, 5, 4])
+        if self.codebook_dim is None:
+            self.codebook_dim = self.vector_quantization_hidden_dimension
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None and self.num_attention_heads > 0:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        # transformers 5 saves the frame rate under a private name
+        private_frame_rate = kwargs.pop("_frame_rate", None)
+        if self.frame_rate is None:
+            self.frame_rate = private_frame_rate
+        if self.frame_rate is None and all(ratio > 0 for ratio in self.upsampling_ratios):
+            self.frame_rate = self.sampling_rate / (2 * math.prod(self.upsampling_ratios))
+        if "num_codebooks" in kwargs:  # an alias that older configurations carry
+            self.num_quantizers = kwargs.pop("num_codebooks")
+        # derived values that a saved dictionary may carry
+        for derived in ("encodec_frame_rate", "frame_size", "latent_stride"):
+            kwargs.pop(derived, None)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse sizes that contradict each other (called by the strict dataclass after construction)."""
+        positive = (
+            "sampling_rate audio_channels hidden_size num_filters compress codebook_size num_quantizers kernel_size "
+            "last_kernel_size residual_kernel_size dilation_growth_rate sliding_window num_attention_heads "
+            "num_key_value_heads head_dim intermediate_size vector_quantization_hidden_dimension upsample_groups"
+        )
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        for name in ("num_residual_layers", "num_hidden_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
+        if any(not isinstance(ratio, int) or ratio < 1 for ratio in self.upsampling_ratios):
+            raise ValueError(f"`upsampling_ratios` must be integers of at least 1, but is {self.upsampling_ratios}.")
+        if not 1 <= self.num_semantic_quantizers < self.num_quantizers:
+            raise ValueError(
+                f"`num_semantic_quantizers` must be at least 1 and lower than `num_quantizers` "
+                f"({self.num_quantizers}), but is {self.num_semantic_quantizers}."
+            )
+        if self.codebook_size & (self.codebook_size - 1):
+            raise ValueError(f"`codebook_size` must be a power of 2, but is {self.codebook_size}.")
+        if self.codebook_dim != self.vector_quantization_hidden_dimension:
+            raise ValueError(
+                f"`codebook_dim` ({self.codebook_dim}) must equal `vector_quantization_hidden_dimension` "
+                f"({self.vector_quantization_hidden_dimension})."
+            )
+        if not self.use_causal_conv:
+            raise ValueError("`use_causal_conv` must be True: Mimi streams, which needs causal convolutions.")
+        if self.trim_right_ratio != 1:
+            raise ValueError(f"`trim_right_ratio` must be 1.0 for causal convolutions, but is {self.trim_right_ratio}.")
+        if self.pad_mode not in ("constant", "replicate"):
+            raise ValueError(f'`pad_mode` must be "constant" or "replicate", but is {self.pad_mode!r}.')
+        if self.num_filters % self.compress:
+            raise ValueError(f"`num_filters` ({self.num_filters}) must be divisible by `compress` ({self.compress}).")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_attention_heads` ({self.num_attention_heads}) must be divisible by `num_key_value_heads` "
+                f"({self.num_key_value_heads})."
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"`head_dim` must be even for rotary embeddings, but is {self.head_dim}.")
+        if self.rope_parameters.get("rope_type", "default") != "default":
+            raise ValueError(f"`rope_parameters` must have rope_type 'default', but is {self.rope_parameters}.")
+        self._validate_frame_rate()
+
+    def _validate_frame_rate(self) -> None:
+        if not self.frame_rate > 0:
+            raise ValueError(f"`frame_rate` must be positive, but is {self.frame_rate}.")
+        stride = self.encodec_frame_rate / self.frame_rate
+        if round(stride) < 1 or abs(stride - round(stride)) > 1e-6:
+            raise ValueError(
+                f"`frame_rate` ({self.frame_rate}) must divide the rate of the encoder, which is `sampling_rate` / "
+                f"product of `upsampling_ratios` = {self.encodec_frame_rate} per second, a whole number of times."
+            )
+        if self.latent_stride > 1 and self.hidden_size % self.upsample_groups:
+            raise ValueError(
+                f"`upsample_groups` ({self.upsample_groups}) must divide `hidden_size` ({self.hidden_size})."
+            )
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary embedding (`rope_parameters["rope_theta"]`)."""
+        parameters = self.__dict__.get("rope_parameters") or {}
+        if "rope_theta" not in parameters:
+            raise AttributeError("rope_theta")  # so that getattr with a default works during construction
+        return parameters["rope_theta"]
+
+    @rope_theta.setter
+    def rope_theta(self, value: float) -> None:
+        self.rope_parameters = {**(self.__dict__.get("rope_parameters") or {}), "rope_theta": value}
+
+    @property
+    def num_codebooks(self) -> int:
+        """Another name of `num_quantizers`."""
+        return self.num_quantizers
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per position of the convolutional encoder."""
+        return math.prod(self.upsampling_ratios)
+
+    @property
+    def encodec_frame_rate(self) -> float | int:
+        """Positions per second between the convolutional stacks and the codes (25 by default)."""
+        rate = self.sampling_rate / self.hop_length
+        return int(rate) if rate == int(rate) else rate
+
+    @property
+    def latent_stride(self) -> int:
+        """Positions at `encodec_frame_rate` per frame of codes (2 by default; 1 = no resampling)."""
+        return round(self.encodec_frame_rate / self.frame_rate)
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame of codes (1920 by default)."""
+        return self.hop_length * self.latent_stride
+
+
+__all__ = ["MimiConfig"]
