@@ -1,7 +1,9 @@
 """The Mimi codec: 24 kHz speech to 12.5 frames of codes per second, and back, frame by frame."""
 
+from .base import MimiPreTrainedModel
 from .configuration import MimiConfig
-from .modeling import MimiDecoderOutput, MimiEncoderOutput, MimiModel, MimiOutput, MimiPreTrainedModel
+from .modeling import MimiModel
+from .outputs import MimiDecoderOutput, MimiEncoderOutput, MimiOutput
 from .quantization import QuantizerOutput
 from .streams import MimiDecoderState, MimiEncoderState
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+_AT_LEAST_ONE = (
+    "sampling_rate audio_channels hidden_size num_filters compress kernel_size last_kernel_size "
+    "residual_kernel_size dilation_growth_rate num_attention_heads num_key_value_heads head_dim intermediate_size "
+    "sliding_window vector_quantization_hidden_dimension codebook_dim codebook_size num_quantizers "
+    "num_semantic_quantizers upsample_groups"
+).split()
+_AT_LEAST_ZERO = ("num_residual_layers", "num_hidden_layers")
 
 
-@strict
 class MimiConfig(PreTrainedConfig):
     """Sizes of a Mimi codec; the defaults are Kyutai's 24 kHz model (arXiv 2410.00037, section 3.3).
 
@@ -36,7 +44,7 @@ class MimiConfig(PreTrainedConfig):
         use_conv_shortcut: a convolution instead of the identity beside residual blocks.
         vector_quantization_hidden_dimension: width that latents are projected to for quantization. When it
             equals `hidden_size` there are no projections.
-        num_semantic_quantizers: codebooks of the semantic branch; at least one, and fewer than `num_quantizers`.
+        num_semantic_quantizers: codebooks of the semantic branch: at least 1, fewer than `num_quantizers`.
         upsample_groups: groups of the transposed convolution from `frame_rate` to `encodec_frame_rate`.
         num_hidden_layers, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, hidden_act,
         norm_eps, attention_dropout, attention_bias, layer_scale_initial_scale: both transformers.
@@ -53,12 +61,13 @@ class MimiConfig(PreTrainedConfig):
     model_type = "mimi"
 
     sampling_rate: int = 24_000
-    frame_rate: float | int | None = None
+    # What is None here is derived from the other fields, and never None afterwards.
+    frame_rate: float = None  # type: ignore[assignment]
     audio_channels: int = 1
     hidden_size: int = 512
     num_filters: int = 64
     num_residual_layers: int = 1
-    upsampling_ratios: list[int] | tuple[int, ...] | None = None
+    upsampling_ratios: list[int] = None  # type: ignore[assignment]
     kernel_size: int = 7
     last_kernel_size: int = 3
     residual_kernel_size: int = 3
@@ -68,7 +77,7 @@ class MimiConfig(PreTrainedConfig):
     compress: int = 2
     trim_right_ratio: float | int = 1.0
     codebook_size: int = 2048
-    codebook_dim: int | None = 256
+    codebook_dim: int = 256
     num_quantizers: int = 32
     use_conv_shortcut: bool = False
     vector_quantization_hidden_dimension: int = 256
@@ -77,15 +86,15 @@ class MimiConfig(PreTrainedConfig):
     num_hidden_layers: int = 8
     intermediate_size: int = 2048
     num_attention_heads: int = 8
-    num_key_value_heads: int | None = 8
-    head_dim: int | None = None
+    num_key_value_heads: int = 8
+    head_dim: int = None  # type: ignore[assignment]
     hidden_act: str = "gelu"
     max_position_embeddings: int = 8000
     initializer_range: float = 0.02
     norm_eps: float = 1e-5
     use_cache: bool | None = False
     use_streaming: bool = False
-    rope_parameters: dict | None = None
+    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]
     sliding_window: int = 250
     attention_dropout: float | int = 0.0
     layer_scale_initial_scale: float = 0.01
@@ -93,45 +102,82 @@ class MimiConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "num_codebooks" in kwargs:  # another name of it
+            self.num_quantizers = kwargs.pop("num_codebooks")
         self.upsampling_ratios = list(self.upsampling_ratios or [8, 6, 5, 4])
         if self.codebook_dim is None:
             self.codebook_dim = self.vector_quantization_hidden_dimension
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads > 0:
+        if self.head_dim is None:
+            self._check_integers(["hidden_size", "num_attention_heads"])
             self.head_dim = self.hidden_size // self.num_attention_heads
+        self._check_integers(_AT_LEAST_ONE)
+        self._check_integers(_AT_LEAST_ZERO, least=0)
+        if any(not isinstance(ratio, int) or ratio < 1 for ratio in self.upsampling_ratios):
+            raise ValueError(
+                f"`upsampling_ratios` must be integers of at least 1, but is {self.upsampling_ratios}."
+            )
         # transformers 5 saves the frame rate under a private name
         private_frame_rate = kwargs.pop("_frame_rate", None)
         if self.frame_rate is None:
             self.frame_rate = private_frame_rate
-        if self.frame_rate is None and all(ratio > 0 for ratio in self.upsampling_ratios):
-            self.frame_rate = self.sampling_rate / (2 * math.prod(self.upsampling_ratios))
-        if "num_codebooks" in kwargs:  # an alias that older configurations carry
-            self.num_quantizers = kwargs.pop("num_codebooks")
+        if self.frame_rate is None:
+            self.frame_rate = self.sampling_rate / (2 * self.hop_length)
         # derived values that a saved dictionary may carry
-        for derived in ("encodec_frame_rate", "frame_size", "latent_stride"):
+        for derived in ("encodec_frame_rate", "frame_size", "latent_stride", "hop_length"):
             kwargs.pop(derived, None)
         super().__post_init__(**kwargs)
+        self._check_convolutions()
+        self._check_transformers()
+        self._check_quantizer()
+        self._check_frame_rate()
 
-    def validate_architecture(self) -> None:
-        """Refuse sizes that contradict each other (called by the strict dataclass after construction)."""
-        positive = (
-            "sampling_rate audio_channels hidden_size num_filters compress codebook_size num_quantizers kernel_size "
-            "last_kernel_size residual_kernel_size dilation_growth_rate sliding_window num_attention_heads "
-            "num_key_value_heads head_dim intermediate_size vector_quantization_hidden_dimension upsample_groups"
-        )
-        for name in positive.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in ("num_residual_layers", "num_hidden_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
-        if any(not isinstance(ratio, int) or ratio < 1 for ratio in self.upsampling_ratios):
-            raise ValueError(f"`upsampling_ratios` must be integers of at least 1, but is {self.upsampling_ratios}.")
-        if not 1 <= self.num_semantic_quantizers < self.num_quantizers:
+    def _check_integers(self, names: Iterable[str], least: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"`{name}` must be an integer of at least {least}, but is {value!r}.")
+
+    def _check_convolutions(self) -> None:
+        if not self.use_causal_conv:
+            raise ValueError("`use_causal_conv` must be True: Mimi streams, which needs causal convolutions.")
+        if self.trim_right_ratio != 1:
             raise ValueError(
-                f"`num_semantic_quantizers` must be at least 1 and lower than `num_quantizers` "
-                f"({self.num_quantizers}), but is {self.num_semantic_quantizers}."
+                f"`trim_right_ratio` must be 1.0 for causal convolutions, but is {self.trim_right_ratio}."
+            )
+        if self.pad_mode not in ("constant", "replicate"):
+            raise ValueError(f'`pad_mode` must be "constant" or "replicate", but is {self.pad_mode!r}.')
+        if self.num_filters % self.compress:
+            raise ValueError(
+                f"`num_filters` ({self.num_filters}) must be divisible by `compress` ({self.compress})."
+            )
+
+    def _check_transformers(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"`num_attention_heads` ({self.num_attention_heads}) must be divisible by "
+                f"`num_key_value_heads` ({self.num_key_value_heads})."
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"`head_dim` must be even for rotary embeddings, but is {self.head_dim}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"`hidden_act` is {self.hidden_act!r}, which is no activation that transformers knows."
+            )
+        if self.rope_parameters.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"`rope_parameters` must have rope_type 'default', but is {self.rope_parameters}."
+            )
+        theta = self.rope_theta
+        if not isinstance(theta, (int, float)) or not theta > 0:
+            raise ValueError(f"`rope_theta` must be a positive number, but is {theta!r}.")
+
+    def _check_quantizer(self) -> None:
+        if self.num_semantic_quantizers >= self.num_quantizers:
+            raise ValueError(
+                f"`num_semantic_quantizers` ({self.num_semantic_quantizers}) must be lower than "
+                f"`num_quantizers` ({self.num_quantizers})."
             )
         if self.codebook_size & (self.codebook_size - 1):
             raise ValueError(f"`codebook_size` must be a power of 2, but is {self.codebook_size}.")
@@ -140,33 +186,15 @@ class MimiConfig(PreTrainedConfig):
                 f"`codebook_dim` ({self.codebook_dim}) must equal `vector_quantization_hidden_dimension` "
                 f"({self.vector_quantization_hidden_dimension})."
             )
-        if not self.use_causal_conv:
-            raise ValueError("`use_causal_conv` must be True: Mimi streams, which needs causal convolutions.")
-        if self.trim_right_ratio != 1:
-            raise ValueError(f"`trim_right_ratio` must be 1.0 for causal convolutions, but is {self.trim_right_ratio}.")
-        if self.pad_mode not in ("constant", "replicate"):
-            raise ValueError(f'`pad_mode` must be "constant" or "replicate", but is {self.pad_mode!r}.')
-        if self.num_filters % self.compress:
-            raise ValueError(f"`num_filters` ({self.num_filters}) must be divisible by `compress` ({self.compress}).")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"`num_attention_heads` ({self.num_attention_heads}) must be divisible by `num_key_value_heads` "
-                f"({self.num_key_value_heads})."
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"`head_dim` must be even for rotary embeddings, but is {self.head_dim}.")
-        if self.rope_parameters.get("rope_type", "default") != "default":
-            raise ValueError(f"`rope_parameters` must have rope_type 'default', but is {self.rope_parameters}.")
-        self._validate_frame_rate()
 
-    def _validate_frame_rate(self) -> None:
-        if not self.frame_rate > 0:
-            raise ValueError(f"`frame_rate` must be positive, but is {self.frame_rate}.")
+    def _check_frame_rate(self) -> None:
+        if not isinstance(self.frame_rate, (int, float)) or not self.frame_rate > 0:
+            raise ValueError(f"`frame_rate` must be a positive number, but is {self.frame_rate!r}.")
         stride = self.encodec_frame_rate / self.frame_rate
         if round(stride) < 1 or abs(stride - round(stride)) > 1e-6:
             raise ValueError(
-                f"`frame_rate` ({self.frame_rate}) must divide the rate of the encoder, which is `sampling_rate` / "
-                f"product of `upsampling_ratios` = {self.encodec_frame_rate} per second, a whole number of times."
+                f"`frame_rate` ({self.frame_rate}) must go a whole number of times into the encoder's rate, which is "
+                f"`sampling_rate` / product of `upsampling_ratios` = {self.encodec_frame_rate} per second."
             )
         if self.latent_stride > 1 and self.hidden_size % self.upsample_groups:
             raise ValueError(

@@ -92,10 +92,14 @@ class MimiConvTranspose1d(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
-        self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        self.conv = nn.ConvTranspose1d(
+            in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias
+        )
         self.overlap = kernel_size - stride
 
-    def init_state(self, rows: int, device: Any = None, dtype: torch.dtype | None = None) -> ConvTransposeState | None:
+    def init_state(
+        self, rows: int, device: Any = None, dtype: torch.dtype | None = None
+    ) -> ConvTransposeState | None:
         """State of ``rows`` streams that have seen nothing; None when outputs never overlap."""
         if self.overlap <= 0:
             return None
@@ -103,7 +107,9 @@ class MimiConvTranspose1d(nn.Module):
             torch.zeros(rows, self.conv.out_channels, self.overlap, device=device, dtype=dtype)
         )
 
-    def forward(self, x: Tensor, state: ConvTransposeState | None = None, active: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, state: ConvTransposeState | None = None, active: Tensor | None = None
+    ) -> Tensor:
         if self.overlap <= 0:
             return self.conv(x)
         if state is None:

@@ -36,8 +36,8 @@ class Spans:
         mask = padding_mask[:, 0] if padding_mask.dim() == 3 else padding_mask
         if mask.dim() != 2 or mask.shape[0] != rows or mask.shape[1] != total:
             raise ValueError(
-                f"`padding_mask` has shape {tuple(padding_mask.shape)}; expected ({rows}, {total}), one value for "
-                "each sample."
+                f"`padding_mask` has shape {tuple(padding_mask.shape)}; expected ({rows}, {total}), "
+                "one value for each sample."
             )
         mask = mask.bool()
         if mask.all():
@@ -46,7 +46,9 @@ class Spans:
         start = mask.long().argmax(-1)
         last = total - 1 - mask.flip(-1).long().argmax(-1)
         if (length == 0).any():
-            raise ValueError(f"`padding_mask` leaves row {int((length == 0).long().argmax())} without a sample.")
+            raise ValueError(
+                f"`padding_mask` leaves row {int((length == 0).long().argmax())} without a sample."
+            )
         broken = last - start + 1 != length
         if broken.any():
             raise ValueError(

@@ -8,6 +8,7 @@ statistics always takes effect.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ class QuantizerOutput:
         codes: (B, K, T) int64.
         commitment_loss: scalar, mean over codebooks of the squared distance of each codebook's input to its
             entry; its gradient goes to the input only.
-        inputs: for each codebook the vectors (B, T, dim) it was asked to quantize, detached; with ``codes`` all
-            that a moving-average update of ``embed_sum`` and ``cluster_usage`` needs.
+        inputs: for each codebook the vectors (B, T, dim) it was asked to quantize, detached; with ``codes``
+            all that a moving-average update of ``embed_sum`` and ``cluster_usage`` needs.
     """
 
     latents: Tensor
@@ -38,6 +39,10 @@ class QuantizerOutput:
 
 class MimiEuclideanCodebook(nn.Module):
     """Entries in a Euclidean space; a vector's code is the index of the nearest one (the first if tied)."""
+
+    initialized: Tensor  # (1,) kept for the format
+    cluster_usage: Tensor  # (codebook_size,)
+    embed_sum: Tensor  # (codebook_size, dim)
 
     def __init__(self, config: MimiConfig, epsilon: float = 1e-5):
         super().__init__()
@@ -96,34 +101,53 @@ class MimiResidualVectorQuantizer(nn.Module):
         quantized = quantized.transpose(1, 2)
         return quantized if self.output_proj is None else self.output_proj(quantized)
 
+    def codebooks(self) -> list[MimiEuclideanCodebook]:
+        """The codebooks in their order."""
+        return [cast(MimiVectorQuantization, layer).codebook for layer in self.layers]
+
     def encode(self, latents: Tensor, num_quantizers: int) -> list[Tensor]:
         """(B, hidden_size, T) -> ``num_quantizers`` codes, each (B, T)."""
         residual = self._project(latents)
         codes = []
-        for layer in self.layers[:num_quantizers]:
-            codes.append(layer.codebook.encode(residual))
-            residual = residual - layer.codebook.decode(codes[-1])
+        for codebook in self.codebooks()[:num_quantizers]:
+            codes.append(codebook.encode(residual))
+            residual = residual - codebook.decode(codes[-1])
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, K, T) -> (B, hidden_size, T)."""
-        return self._restore(
-            sum(layer.codebook.decode(level) for layer, level in zip(self.layers, codes.unbind(1), strict=False))
-        )
+        pairs = zip(
+            self.codebooks(), codes.unbind(1), strict=False
+        )  # fewer codes than codebooks may be given
+        entries = [codebook.decode(level) for codebook, level in pairs]
+        return self._restore(sum(entries[1:], entries[0]))
 
-    def forward(self, latents: Tensor, num_quantizers: int) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    def forward(
+        self, latents: Tensor, num_quantizers: int
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
         """Quantize with gradients; returns (latents, codes, losses, inputs), the last three per codebook."""
         projected = residual = self._project(latents)
         codes, losses, inputs = [], [], []
-        for layer in self.layers[:num_quantizers]:
+        for codebook in self.codebooks()[:num_quantizers]:
             inputs.append(residual.detach())
-            codes.append(layer.codebook.encode(inputs[-1]))
-            entry = layer.codebook.decode(codes[-1]).detach()
+            codes.append(codebook.encode(inputs[-1]))
+            entry = codebook.decode(codes[-1]).detach()
             losses.append(F.mse_loss(residual, entry))
             residual = residual - entry
-        # straight through the whole sum at once: the gradient of the projected latents is that of the output
-        quantized = projected - residual.detach()
-        return self._restore(quantized), codes, losses, inputs
+        # straight through the whole sum at once: the output's gradient is that of the projected latents
+        return self._restore(projected - residual.detach()), codes, losses, inputs
+
+
+def check_num_quantizers(count: int | None, config: MimiConfig, name: str = "num_quantizers") -> int:
+    """How many codebooks to use, None being all; ValueError naming ``name`` if there aren't as many."""
+    if count is None:
+        return config.num_quantizers
+    if not config.num_semantic_quantizers <= count <= config.num_quantizers or count != int(count):
+        raise ValueError(
+            f"`{name}` asks for {count} codebooks; this model has {config.num_quantizers}, "
+            f"and uses at least its {config.num_semantic_quantizers} semantic one(s)."
+        )
+    return int(count)
 
 
 class MimiSplitResidualVectorQuantizer(nn.Module):
@@ -135,31 +159,22 @@ class MimiSplitResidualVectorQuantizer(nn.Module):
 
     def __init__(self, config: MimiConfig):
         super().__init__()
-        self.num_quantizers = config.num_quantizers
+        self.config = config
         self.num_semantic = config.num_semantic_quantizers
         num_acoustic = config.num_quantizers - config.num_semantic_quantizers
         self.semantic_residual_vector_quantizer = MimiResidualVectorQuantizer(config, self.num_semantic)
         self.acoustic_residual_vector_quantizer = MimiResidualVectorQuantizer(config, num_acoustic)
 
-    def check(self, num_quantizers: int | None, name: str = "num_quantizers") -> int:
-        """The number of codebooks to use; ValueError when this quantizer doesn't have it."""
-        if num_quantizers is None:
-            return self.num_quantizers
-        if not self.num_semantic <= num_quantizers <= self.num_quantizers or num_quantizers != int(num_quantizers):
-            raise ValueError(
-                f"`{name}` asks for {num_quantizers} codebooks; this model has {self.num_quantizers}, "
-                f"and uses at least its {self.num_semantic} semantic one(s)."
-            )
-        return int(num_quantizers)
-
     def codebooks(self) -> list[MimiEuclideanCodebook]:
         """All codebooks in the order of the codes."""
-        branches = (self.semantic_residual_vector_quantizer, self.acoustic_residual_vector_quantizer)
-        return [layer.codebook for branch in branches for layer in branch.layers]
+        return (
+            self.semantic_residual_vector_quantizer.codebooks()
+            + self.acoustic_residual_vector_quantizer.codebooks()
+        )
 
     def encode(self, latents: Tensor, num_quantizers: int | None = None) -> Tensor:
         """(B, hidden_size, T) -> codes (B, K, T) int64."""
-        count = self.check(num_quantizers)
+        count = check_num_quantizers(num_quantizers, self.config)
         codes = self.semantic_residual_vector_quantizer.encode(latents, self.num_semantic)
         if count > self.num_semantic:
             codes += self.acoustic_residual_vector_quantizer.encode(latents, count - self.num_semantic)
@@ -174,7 +189,7 @@ class MimiSplitResidualVectorQuantizer(nn.Module):
 
     def forward(self, latents: Tensor, num_quantizers: int | None = None) -> QuantizerOutput:
         """Quantize latents (B, hidden_size, T) with gradients, for training a codec."""
-        count = self.check(num_quantizers)
+        count = check_num_quantizers(num_quantizers, self.config)
         out, codes, losses, inputs = self.semantic_residual_vector_quantizer(latents, self.num_semantic)
         if count > self.num_semantic:
             rest = self.acoustic_residual_vector_quantizer(latents, count - self.num_semantic)

@@ -31,7 +31,10 @@ class MimiStack(nn.Module):
     def init_state(self, rows: int, device: Any = None, dtype: torch.dtype | None = None) -> StackState:
         """State of ``rows`` streams that have seen nothing."""
         return StackState(
-            [None if isinstance(layer, nn.ELU) else layer.init_state(rows, device, dtype) for layer in self.layers]
+            [
+                None if isinstance(layer, nn.ELU) else layer.init_state(rows, device, dtype)
+                for layer in self.layers
+            ]
         )
 
     def forward(self, x: Tensor, state: StackState | None = None, active: Tensor | None = None) -> Tensor:
@@ -58,7 +61,9 @@ class MimiResnetBlock(nn.Module):
                 MimiConv1d(hidden, dim, 1, pad_mode=pad_mode),
             ]
         )
-        self.shortcut = MimiConv1d(dim, dim, 1, pad_mode=pad_mode) if config.use_conv_shortcut else nn.Identity()
+        self.shortcut = (
+            MimiConv1d(dim, dim, 1, pad_mode=pad_mode) if config.use_conv_shortcut else nn.Identity()
+        )
 
     def init_state(self, rows: int, device: Any = None, dtype: torch.dtype | None = None) -> Any:
         """State of ``rows`` streams: only the first convolution has one, the others are pointwise."""
@@ -83,7 +88,10 @@ class MimiEncoder(MimiStack):
                 layers.append(MimiResnetBlock(config, width, config.dilation_growth_rate**j))
             layers += [nn.ELU(), MimiConv1d(width, 2 * width, 2 * ratio, stride=ratio, pad_mode=pad_mode)]
             width *= 2
-        layers += [nn.ELU(), MimiConv1d(width, config.hidden_size, config.last_kernel_size, pad_mode=pad_mode)]
+        layers += [
+            nn.ELU(),
+            MimiConv1d(width, config.hidden_size, config.last_kernel_size, pad_mode=pad_mode),
+        ]
         super().__init__(layers)
 
 
@@ -93,7 +101,9 @@ class MimiDecoder(MimiStack):
     def __init__(self, config: MimiConfig):
         pad_mode = config.pad_mode
         width = config.num_filters * 2 ** len(config.upsampling_ratios)
-        layers: list[nn.Module] = [MimiConv1d(config.hidden_size, width, config.kernel_size, pad_mode=pad_mode)]
+        layers: list[nn.Module] = [
+            MimiConv1d(config.hidden_size, width, config.kernel_size, pad_mode=pad_mode)
+        ]
         for ratio in config.upsampling_ratios:
             layers += [nn.ELU(), MimiConvTranspose1d(width, width // 2, 2 * ratio, stride=ratio)]
             width //= 2

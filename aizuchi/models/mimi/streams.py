@@ -48,7 +48,7 @@ def signature(config: MimiConfig) -> tuple:
         "last_kernel_size residual_kernel_size dilation_growth_rate pad_mode compress num_hidden_layers "
         "num_key_value_heads head_dim sliding_window"
     )
-    return (*(getattr(config, name) for name in names.split()), *config.upsampling_ratios)
+    return (*[getattr(config, name) for name in names.split()], *config.upsampling_ratios)
 
 
 def check_ring(ring: str) -> bool:
@@ -58,17 +58,20 @@ def check_ring(ring: str) -> bool:
     return ring == "original"
 
 
-def check_state(state: Any, kind: type[State], expected: tuple, rows: int, dtype: torch.dtype, name: str) -> None:
-    """Raise ValueError naming ``name`` unless ``state`` is of this kind, this model and this many rows."""
+def check_state(state: Any, kind: type[Any], expected: tuple, rows: int, like: Tensor) -> None:
+    """Raise ValueError unless ``state`` is of this kind, of this model, of so many rows and stored like ``like``."""
     if not isinstance(state, kind):
         maker = "init_encoder_state" if kind is MimiEncoderState else "init_decoder_state"
         raise ValueError(
-            f"`{name}` is a {type(state).__name__}; streams are kept in a {kind.__name__}: "
+            f"`state` is a {type(state).__name__}; streams are kept in a {kind.__name__}: "
             f"make one with `model.{maker}(rows)`."
         )
     if state.signature != expected:
-        raise ValueError(f"`{name}` comes from a model of another configuration.")
-    if state.transformer.offset.shape[0] != rows:
-        raise ValueError(f"`{name}` has {state.transformer.offset.shape[0]} rows, the input has {rows}.")
-    if state.transformer.keys and state.transformer.keys[0].dtype != dtype:
-        raise ValueError(f"`{name}` holds {state.transformer.keys[0].dtype}, the model computes in {dtype}.")
+        raise ValueError("`state` comes from a model of another configuration.")
+    cache = state.transformer
+    if cache.offset.shape[0] != rows:
+        raise ValueError(f"`state` has {cache.offset.shape[0]} rows, the input has {rows}.")
+    if cache.offset.device != like.device:
+        raise ValueError(f"`state` is on {cache.offset.device}, the model on {like.device}.")
+    if cache.keys and cache.keys[0].dtype != like.dtype:
+        raise ValueError(f"`state` holds {cache.keys[0].dtype}, the model computes in {like.dtype}.")

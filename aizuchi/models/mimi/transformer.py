@@ -1,4 +1,4 @@
-"""The transformers between Mimi's convolutions and its quantizer: pre-norm, layer scale, windowed attention."""
+"""The transformers between Mimi's convolutions and quantizer: pre-norm, layer scale, windowed attention."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class MimiAttention(nn.Module):
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
         bias = config.attention_bias
-        heads, kv_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        heads, kv_heads = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
         self.q_proj = nn.Linear(config.hidden_size, heads, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_heads, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_heads, bias=bias)
@@ -87,7 +90,9 @@ class MimiTransformer(nn.Module):
     def __init__(self, config: MimiConfig):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList([MimiTransformerLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList(
+            [MimiTransformerLayer(config, i) for i in range(config.num_hidden_layers)]
+        )
 
     def init_state(
         self, rows: int, device: Any = None, dtype: torch.dtype | None = None, original_ring: bool = False

@@ -276,9 +276,14 @@ class MoshiConfig(PreTrainedConfig):
         self.rope_parameters = {**(self.rope_parameters or {"rope_type": "default"}), "rope_theta": value}
 
     @property
+    def num_model_codebooks(self) -> int:
+        """Input codebooks of the model's own voice: K, or 0 without a depth decoder."""
+        return min(self.num_codebooks, self.num_generated_codebooks)
+
+    @property
     def num_user_codebooks(self) -> int:
-        """Input codebooks that the model does not write itself."""
-        return self.num_input_codebooks - self.num_generated_codebooks
+        """Input codebooks of the user's voice (some families have none)."""
+        return self.num_input_codebooks - self.num_model_codebooks
 
     @property
     def max_delay(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import Cache
@@ -24,6 +25,7 @@ from .caches import check_cache, from_legacy, to_legacy
 from .configuration import MoshiConfig
 from .losses import causal_text_loss
 from .outputs import MoshiCausalLMOutputWithPast
+from .resize import resize_text_vocabulary
 from .validation import check_embeds, check_ids, check_one_of
 
 
@@ -239,8 +241,18 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = MoshiModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.text_output_size, bias=False)
+        # Tied, the head is the embedding without the initial token's row, which can't be produced.
+        if config.tie_word_embeddings:
+            self.lm_head = None
+        else:
+            self.lm_head = nn.Linear(config.hidden_size, config.text_output_size, bias=False)
         self.post_init()
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., V)."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return F.linear(hidden, self.model.embed_tokens.weight[: self.config.text_output_size])
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
@@ -259,6 +271,10 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
 
     def set_decoder(self, decoder: MoshiModel) -> None:
         self.model = decoder
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize to ``new_num_tokens`` text ids; the initial token stays behind the last of them."""
+        return resize_text_vocabulary(self.config, new_num_tokens, self.model, "embed_tokens", head_of=self)
 
     def init_state(self, rows: int, **kwargs: Any) -> RingCache:
         """See :meth:`MoshiModel.init_state`."""
@@ -301,7 +317,7 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
         )
         keep = num_logits_to_keep if logits_to_keep is None else logits_to_keep
         hidden = outputs.last_hidden_state
-        logits = self.lm_head(hidden[:, slice(-keep, None) if isinstance(keep, int) else keep])
+        logits = self.text_logits(hidden[:, slice(-keep, None) if isinstance(keep, int) else keep])
         loss = None
         if labels is not None:
             if logits.shape[1] != labels.shape[1]:
