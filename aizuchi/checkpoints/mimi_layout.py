@@ -1,8 +1,8 @@
 """Names and packing of Mimi weights: Kyutai's layout and that of transformers, both ways, bit for bit.
 
-Kyutai's file (`tokenizer-e351c8d8-checkpoint125.safetensors`) names modules as the `moshi` package does and packs
-query, key and value in one matrix whose rotary pairs are interleaved. transformers' flat layout, which is that of
-`MimiModel` here, splits them and has the halves of the pairs one after the other.
+Kyutai's file (`tokenizer-e351c8d8-checkpoint125.safetensors`) names modules as the `moshi` package does and
+packs query, key and value in one matrix whose rotary pairs are interleaved. transformers' flat layout, which
+is that of `MimiModel` here, splits them and has the halves of the pairs one after the other.
 """
 
 from __future__ import annotations
@@ -19,13 +19,22 @@ _STACK = [
     ("SIDE.model.N.convtr.convtr.P", "SIDE.layers.N.conv.P"),
     ("SIDE.model.N.block.N.conv.conv.P", "SIDE.layers.N.block.N.conv.P"),
     ("SIDE.model.N.shortcut.conv.conv.P", "SIDE.layers.N.shortcut.conv.P"),
-    ("SIDE_transformer.transformer.layers.N.self_attn.out_proj.P", "SIDE_transformer.layers.N.self_attn.o_proj.P"),
+    (
+        "SIDE_transformer.transformer.layers.N.self_attn.out_proj.P",
+        "SIDE_transformer.layers.N.self_attn.o_proj.P",
+    ),
     ("SIDE_transformer.transformer.layers.N.norm1.P", "SIDE_transformer.layers.N.input_layernorm.P"),
     ("SIDE_transformer.transformer.layers.N.norm2.P", "SIDE_transformer.layers.N.post_attention_layernorm.P"),
     ("SIDE_transformer.transformer.layers.N.linear1.weight", "SIDE_transformer.layers.N.mlp.fc1.weight"),
     ("SIDE_transformer.transformer.layers.N.linear2.weight", "SIDE_transformer.layers.N.mlp.fc2.weight"),
-    ("SIDE_transformer.transformer.layers.N.layer_scale_1.scale", "SIDE_transformer.layers.N.self_attn_layer_scale.scale"),
-    ("SIDE_transformer.transformer.layers.N.layer_scale_2.scale", "SIDE_transformer.layers.N.mlp_layer_scale.scale"),
+    (
+        "SIDE_transformer.transformer.layers.N.layer_scale_1.scale",
+        "SIDE_transformer.layers.N.self_attn_layer_scale.scale",
+    ),
+    (
+        "SIDE_transformer.transformer.layers.N.layer_scale_2.scale",
+        "SIDE_transformer.layers.N.mlp_layer_scale.scale",
+    ),
 ]
 _QUANTIZER = [
     ("quantizer.SHORT.input_proj.weight", "quantizer.LONG_residual_vector_quantizer.input_proj.weight"),
@@ -90,7 +99,7 @@ def is_kyutai(names: Iterable[str]) -> bool:
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Rows (heads * head_dim, in): interleaved rotary pairs -> real halves, then imaginary halves, per head."""
+    """Rows (heads * head_dim, in): interleaved rotary pairs -> real half, imaginary half of each head."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
 
@@ -159,10 +168,14 @@ def hf_to_kyutai(
                 if companion not in state_dict:
                     raise ValueError(f"{companion!r} is missing: it is packed in one matrix with {name!r}.")
             key, value = (state_dict[companion] for companion in companions)
-            packed = torch.cat([pairs_from_halves(tensor, num_heads), pairs_from_halves(key, kv_heads), value])
+            packed = torch.cat(
+                [pairs_from_halves(tensor, num_heads), pairs_from_halves(key, kv_heads), value]
+            )
             out[f"{match[1]}_transformer.transformer.layers.{match[2]}.self_attn.in_proj_weight"] = packed
         elif name.replace(f"{match[3]}_proj", "q_proj") not in state_dict:
-            raise ValueError(f"{name.replace(f'{match[3]}_proj', 'q_proj')!r} is missing: {name!r} is packed with it.")
+            raise ValueError(
+                f"{name.replace(f'{match[3]}_proj', 'q_proj')!r} is missing: {name!r} is packed with it."
+            )
     return out
 
 

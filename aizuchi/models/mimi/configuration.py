@@ -11,8 +11,8 @@ from transformers.activations import ACT2FN
 
 _AT_LEAST_ONE = (
     "sampling_rate audio_channels hidden_size num_filters compress kernel_size last_kernel_size "
-    "residual_kernel_size dilation_growth_rate num_attention_heads num_key_value_heads head_dim intermediate_size "
-    "sliding_window vector_quantization_hidden_dimension codebook_dim codebook_size num_quantizers "
+    "residual_kernel_size dilation_growth_rate num_attention_heads num_key_value_heads head_dim "
+    "intermediate_size sliding_window vector_quantization_hidden_dimension codebook_dim codebook_size num_quantizers "
     "num_semantic_quantizers upsample_groups"
 ).split()
 _AT_LEAST_ZERO = ("num_residual_layers", "num_hidden_layers")
@@ -193,8 +193,8 @@ class MimiConfig(PreTrainedConfig):
         stride = self.encodec_frame_rate / self.frame_rate
         if round(stride) < 1 or abs(stride - round(stride)) > 1e-6:
             raise ValueError(
-                f"`frame_rate` ({self.frame_rate}) must go a whole number of times into the encoder's rate, which is "
-                f"`sampling_rate` / product of `upsampling_ratios` = {self.encodec_frame_rate} per second."
+                f"`frame_rate` ({self.frame_rate}) must go a whole number of times into the encoder's rate, "
+                f"which is `sampling_rate` / product of `upsampling_ratios` = {self.encodec_frame_rate}."
             )
         if self.latent_stride > 1 and self.hidden_size % self.upsample_groups:
             raise ValueError(

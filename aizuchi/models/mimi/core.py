@@ -101,7 +101,8 @@ class MimiCore(MimiPreTrainedModel):
 
         Args:
             pcm: (rows, channels, n * frame_size) samples.
-            active: (rows,) bool, rows that take part; the others keep their state, their codes mean nothing.
+            active: (rows,) bool, rows that take part. The others keep their state; what comes out for them
+                means nothing.
             num_quantizers: codebooks to compute, default all.
         Returns:
             (rows, K, n) int64 codes
@@ -127,7 +128,8 @@ class MimiCore(MimiPreTrainedModel):
 
         Args:
             codes: (rows, K, n) of the first K codebooks, not checked to be in range.
-            active: (rows,) bool, rows that take part; the others keep their state, their samples mean nothing.
+            active: (rows,) bool, rows that take part. The others keep their state; what comes out for them
+                means nothing.
         Returns:
             (rows, channels, n * frame_size) samples
         """

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .padding import Spans
 from .quantization import check_num_quantizers
 from .streams import MimiDecoderState, MimiEncoderState, check_state
 
-# Longer signals run as a stream of blocks (when no gradient is asked for): memory doesn't grow with them then.
+# Longer signals run as a stream of blocks when no gradient is asked for: memory doesn't grow with them then.
 BLOCK_FRAMES = 512
 
 
@@ -59,7 +59,7 @@ class MimiModel(MimiCore):
             final: the signals end here: pad what is left with zeros and encode it.
             sampling_rate: refuse a rate that is not the model's, when given.
         Returns:
-            `MimiEncoderOutput` with codes (B, K, ceil(S / frame_size)), a tuple with ``return_dict=False``.
+            `MimiEncoderOutput`, codes (B, K, ceil(S / frame_size)); a tuple with ``return_dict=False``.
         Raises:
             ValueError: the message names the argument and what is wrong with it.
         """
@@ -109,7 +109,7 @@ class MimiModel(MimiCore):
             state: streams from `init_decoder_state`; ``decoder_past_key_values`` is transformers' name.
             use_streaming: without a state, start streams; it comes back as ``decoder_past_key_values``.
         Returns:
-            `MimiDecoderOutput` with samples (B, channels, F * frame_size), a tuple with ``return_dict=False``.
+            `MimiDecoderOutput`, samples (B, channels, F * frame_size); a tuple with ``return_dict=False``.
         Raises:
             ValueError: the message names the argument and what is wrong with it.
         """
@@ -126,7 +126,7 @@ class MimiModel(MimiCore):
                 spans = Spans.read(
                     padding_mask, audio_codes.shape[0], padding_mask.shape[-1], self.config.frame_size
                 )
-            if spans is not None:
+            if padding_mask is not None and spans is not None:
                 check_mask_frames(padding_mask, audio_codes, self.config)
                 audio_codes = spans.shift_frames(audio_codes, back=True)
             audio_values = self._decode_whole(audio_codes)
@@ -157,7 +157,7 @@ class MimiModel(MimiCore):
         """
         if audio_codes is None:
             if input_values is None:
-                raise ValueError("Give `input_values` or `audio_codes`.")
+                raise ValueError("`input_values` and `audio_codes` are both missing: give one of them.")
             encoded = self.encode(
                 input_values, padding_mask, num_quantizers, encoder_past_key_values, return_dict=True
             )
@@ -165,7 +165,7 @@ class MimiModel(MimiCore):
         if padding_mask is None and input_values is not None and encoder_past_key_values is None:
             padding_mask = torch.ones_like(input_values[:, 0], dtype=torch.bool)
         decoded = self.decode(
-            audio_codes,
+            cast(Tensor, audio_codes),
             None if decoder_past_key_values is not None else padding_mask,
             decoder_past_key_values,
             return_dict=True,
@@ -220,7 +220,7 @@ class MimiModel(MimiCore):
         if len(set(held)) > 1:
             raise ValueError(
                 f"`state` holds back a different number of samples for each row ({held}), as after resetting "
-                "some rows in the middle of a frame: reset between whole frames, or give each stream its own state."
+                "some rows in the middle of a frame: reset between whole frames, or keep a state for each stream."
             )
         if held[0]:
             x = torch.cat([state.pending[..., : held[0]], x], dim=-1)
@@ -259,4 +259,4 @@ class MimiModel(MimiCore):
         return torch.cat(chunks, dim=-1)
 
     def _return_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
+        return bool(self.config.return_dict) if return_dict is None else return_dict

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..cache import RingCache
@@ -59,7 +58,7 @@ def check_ring(ring: str) -> bool:
 
 
 def check_state(state: Any, kind: type[Any], expected: tuple, rows: int, like: Tensor) -> None:
-    """Raise ValueError unless ``state`` is of this kind, of this model, of so many rows and stored like ``like``."""
+    """Raise ValueError unless ``state`` is of this kind, this model, this many rows and of ``like``'s dtype."""
     if not isinstance(state, kind):
         maker = "init_encoder_state" if kind is MimiEncoderState else "init_decoder_state"
         raise ValueError(
