@@ -52,6 +52,10 @@ class TextTokenizer:
             )
         return str(self._tokenizer.decode([int(i) for i in ids])).strip()
 
+    def piece(self, token: int) -> str:
+        """How the vocabulary writes an id; the id itself for a tokenizer that can't tell."""
+        return str(token) if self._to_piece is None else str(self._to_piece(int(token)))
+
     @property
     def marks_words(self) -> bool:
         """Whether an id tells if it begins a word."""

@@ -1,0 +1,189 @@
+"""Training data: check it, measure it, look at it, align it, and turn it into tokens.
+
+A data set is a jsonl list of stereo sound files, left the model and right the user:
+
+  {"path": "calls/0001.wav", "duration": 24.52}
+
+Beside each file lies its alignment, calls/0001.json:
+
+  {"alignments": [["hello", [0.12, 0.48], "SPEAKER_MAIN"], ...]}
+
+A usual order of work:
+
+  aizuchi data align calls/*.wav --list train.jsonl   words and times from plain sound, by Whisper
+  aizuchi data check train.jsonl                      every fault, with file and line
+  aizuchi data stats train.jsonl                      durations, speech, overlap, padding
+  aizuchi data plot train.jsonl dialogue.png          one dialogue as a picture
+  aizuchi data tokenize train.jsonl tokens/           audio and words to token shards, once
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+FOUND_PROBLEMS = 1  # exit status of a check that ran and found something
+
+Parser = argparse.ArgumentParser
+
+
+def add_arguments(parser: Parser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+    for name, summary, add, action in (
+        ("check", "list everything that is wrong, with file and line", _add_check, _check),
+        ("stats", "durations, speech and overlap, words, padding", _add_stats, _stats),
+        ("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
+    ):
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=inspect.getdoc(add),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add(sub)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.set_defaults(action_function=action)
+
+
+def run(args: argparse.Namespace) -> int:
+    action: Callable[[argparse.Namespace], int] = args.action_function
+    return action(args)
+
+
+def _add_check(parser: Parser) -> None:
+    """Check dialogues: sound files, channels, durations, alignments.
+
+    Prints one line a problem (file:line: what is wrong) and exits with 1 if there is any.
+    """
+    _add_source(parser)
+    _add_mono(parser)
+    parser.add_argument("--no-words", action="store_true", help="alignments may be missing")
+    parser.add_argument("--decode", action="store_true", help="decode every file to the end (finds damage)")
+    _add_jobs(parser)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from aizuchi.data.dialogues import check_dialogue, check_lists
+
+    dialogues, problems = check_lists(args.source)
+    checked = _parallel(
+        lambda d: check_dialogue(d, args.mono, not args.no_words, args.decode),
+        dialogues,
+        args.jobs,
+        "checking",
+    )
+    for found in checked:
+        problems += found
+    for problem in problems:
+        print(problem if problem.fatal else f"{problem} (training can use it)")
+    hours = sum(d.duration for d in dialogues) / 3600
+    print(f"{len(dialogues)} dialogues, {hours:.2f} h: {_count(len(problems), 'problem')}", file=sys.stderr)
+    return FOUND_PROBLEMS if problems else 0
+
+
+def _add_stats(parser: Parser) -> None:
+    """Measure dialogues: durations, who speaks how much, overlap, words, and padding of the text stream.
+
+    Speech is what is loud in its channel (within 30 dB of its loud parts, by 80 ms frames).
+    """
+    _add_source(parser)
+    _add_tokenizer(parser, "measure the padding of the text stream with it")
+    _add_mono(parser)
+    parser.add_argument("--no-words", action="store_true", help="alignments may be missing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_jobs(parser)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from aizuchi.data.dialogues import read_dialogues
+    from aizuchi.data.stats import dialogue_stats, format_summary, summarize
+
+    dialogues = read_dialogues(args.source)
+    tokenizer = _tokenizer(args)
+    summary = summarize(
+        _parallel(
+            lambda d: dialogue_stats(d, tokenizer, args.mono, not args.no_words),
+            dialogues,
+            args.jobs,
+            "measuring",
+        )
+    )
+    print(json.dumps(summary, indent=2) if args.json else format_summary(summary))
+    return 0
+
+
+def _add_plot(parser: Parser) -> None:
+    """Draw one dialogue: two waveforms with their words, and the text tokens on their frames."""
+    _add_source(parser)
+    parser.add_argument("picture", help="file to write: .png, .svg or .pdf")
+    parser.add_argument("--index", type=int, default=0, help="which dialogue of the list, from 0 (default 0)")
+    parser.add_argument("--start", type=float, default=0.0, help="first second (default 0)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how many seconds (default 20)")
+    _add_tokenizer(parser, "draw the text tokens that it makes")
+    _add_mono(parser)
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from aizuchi.data.dialogues import read_dialogues
+    from aizuchi.data.plot import plot_dialogue
+    from aizuchi.errors import AizuchiError
+
+    dialogues = read_dialogues(args.source)
+    if not 0 <= args.index < len(dialogues):
+        raise AizuchiError(f"--index is {args.index}; {args.source} has {len(dialogues)} dialogues, from 0")
+    dialogue = dialogues[args.index]
+    plot_dialogue(dialogue, args.picture, _tokenizer(args), args.start, args.seconds, args.mono)
+    print(f"{args.picture}: {dialogue.audio}", file=sys.stderr)
+    return 0
+
+
+def _add_source(parser: Parser) -> None:
+    parser.add_argument("source", help="a .jsonl list, or a folder of lists")
+
+
+def _add_mono(parser: Parser) -> None:
+    parser.add_argument(
+        "--mono",
+        choices=("model", "user"),
+        help="take a file with one channel as this side, the other silent",
+    )
+
+
+def _add_jobs(parser: Parser) -> None:
+    cores = os.cpu_count() or 1
+    parser.add_argument("--jobs", type=int, default=cores, help=f"how many at a time (default {cores})")
+
+
+def _add_tokenizer(parser: Parser, what: str) -> None:
+    parser.add_argument(
+        "--tokenizer", help=f"{what}: a SentencePiece .model file, or a folder with a tokenizer"
+    )
+
+
+def _tokenizer(args: argparse.Namespace) -> Any:
+    from aizuchi.data.tokenizer import TextTokenizer
+
+    return None if args.tokenizer is None else TextTokenizer(args.tokenizer)
+
+
+def _parallel(work: Callable[[Any], Any], items: list[Any], jobs: int, title: str) -> Iterable[Any]:
+    """Map in threads (decoding releases the interpreter), in order, with a progress bar."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    pool = ThreadPoolExecutor(max(1, jobs))
+    try:
+        # disable=None: no bar where stderr is no terminal
+        yield from tqdm(pool.map(work, items), title, len(items), unit="dialogue", disable=None, leave=False)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
