@@ -25,7 +25,9 @@ from typing import NoReturn
 from aizuchi.errors import AizuchiError
 
 # name -> (module, one line of help). One row a command, in the order in which help lists them.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "data": ("aizuchi.cli.data", "check, measure, draw, align and tokenize training data"),
+}
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
