@@ -1,7 +1,7 @@
 """The training phrasings, read from `phrases/*.txt`: sections of one template or value a line.
 
-A spoken question of training is an opener ("Hey,"), a template of its kind with its slots filled, and a closer
-("please"). Its slots are those of the held-out templates, with which it shares no carrier phrase.
+A spoken question of training is an opener ("Hey,"), a template of its kind with its slots filled, and a
+closer ("please"). Its slots are those of the held-out templates, with which it shares no carrier phrase.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draw what a user says: a kind of utterance, its meaning and its wording, seeded.
 
-`Utterance` is the unit that the clip cache speaks and that the dialogue writer answers: the same object, be it
-fresh from the templates (`draw`) or read from the clips that exist (`recipes.mini.clips`).
+`Utterance` is the unit that the clip cache speaks and that the dialogue writer answers: the same object, be
+it fresh from the templates (`draw`) or read from the clips that exist (`recipes.mini.clips`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 | type | right when |
 |---|---|
 | value | the last number heard is `value`, or the only one that is not among `operands` |
-| sequence | the numbers `numbers` are heard side by side, in order |
+| sequence | the last numbers heard are `numbers`, in order, and nothing before runs on into them |
 | last | the last word heard of `words` (a closed class: days, months, colors) is in `accept` |
 | any | one of the phrases `accept` is heard |
 | spell | the letters of `word` are heard in order |

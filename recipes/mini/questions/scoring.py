@@ -106,8 +106,10 @@ def _value(rule: dict, heard: str) -> tuple[bool, str]:
 
 def _sequence(rule: dict, heard: str) -> tuple[bool, str]:
     numbers, wanted = numbers_in(heard), rule["numbers"]
-    spans = (numbers[i : i + len(wanted)] for i in range(len(numbers) - len(wanted) + 1))
-    return any(span == wanted for span in spans), f"wanted {wanted}, heard {numbers}"
+    before, tail = numbers[: -len(wanted)], numbers[-len(wanted) :]
+    # "one, two, three" is no count from two: what stands before may only name the ends ("To three: one, ...").
+    runs_on = bool(before) and before[-1] == 2 * wanted[0] - wanted[1]
+    return tail == wanted and not runs_on and len(before) <= 2, f"wanted {wanted}, heard {numbers}"
 
 
 def _last(rule: dict, heard: str) -> tuple[bool, str]:

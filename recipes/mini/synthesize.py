@@ -1,0 +1,147 @@
+"""Speak both sides: `python -m recipes.mini.synthesize clips|questions|mix --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tqdm import tqdm
+
+from aizuchi.errors import AizuchiError
+from recipes.mini.clips import CLIPS_PER_SHARD, Shard, make_shard, plan
+
+RUNS = Path("runs/mini")
+SEED = 5
+
+
+def bytes_under(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.exists() else 0
+
+
+def make_clips(args: argparse.Namespace) -> int:
+    """Make shards in the order of the plan until one of the limits is reached."""
+    limit = args.max_gb * 1e9
+    done = {"clips": 0, "seconds": 0.0, "bytes": bytes_under(args.out)}
+    began = time.monotonic()
+    skipped: dict[str, str] = {}
+    bar = tqdm(
+        total=args.hours * 3600 if args.hours else None, unit="s of speech", unit_scale=False, smoothing=0.05
+    )
+
+    def todo() -> Iterator[Shard]:
+        for shard in plan(args.seed):
+            engine = shard.voice.split(":")[0]
+            if args.engines and engine not in args.engines or engine in skipped:
+                continue
+            if not shard.path(args.out).exists():
+                yield shard
+
+    def note(result: dict) -> None:
+        for key in done:
+            done[key] += result[key]
+        bar.update(round(result["seconds"]))
+        rate = done["seconds"] / max(time.monotonic() - began, 1e-6)
+        bar.set_postfix_str(f"{done['clips']} clips, {done['bytes'] / 1e9:.2f} GB, {rate:.1f}x real time")
+
+    def enough() -> bool:
+        if args.hours and done["seconds"] >= args.hours * 3600:
+            return True
+        return done["bytes"] >= limit or (args.minutes and time.monotonic() - began > args.minutes * 60)
+
+    def failed(shard: Shard, error: Exception) -> None:
+        engine = shard.voice.split(":")[0]
+        skipped[engine] = str(error)
+        tqdm.write(f"engine {engine} is left out: {error}", file=sys.stderr)
+
+    try:
+        if args.workers <= 1:
+            for shard in todo():
+                try:
+                    note(make_shard(shard, args.out, args.seed, args.size))
+                except AizuchiError as error:
+                    failed(shard, error)
+                if enough():
+                    break
+        else:
+            _in_processes(args, todo(), note, enough, failed)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    spent = time.monotonic() - began
+    hours = done["seconds"] / 3600
+    print(
+        f"{done['clips']} clips, {hours:.2f} h in {spent / 60:.1f} min; {done['bytes'] / 1e9:.2f} GB in {args.out}"
+    )
+    return 0
+
+
+def _in_processes(args, shards: Iterator[Shard], note, enough, failed) -> None:
+    with ProcessPoolExecutor(args.workers) as pool:
+        running: dict[Future, Shard] = {}
+        try:
+            while True:
+                while len(running) < 2 * args.workers and (shard := next(shards, None)) is not None:
+                    running[pool.submit(make_shard, shard, args.out, args.seed, args.size)] = shard
+                if not running:
+                    return
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    shard = running.pop(future)
+                    try:
+                        note(future.result())
+                    except AizuchiError as error:
+                        failed(shard, error)
+                if enough():
+                    return
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.synthesize",
+        description="Speak the users' utterances into a clip cache, speak the held-out questions, mix dialogues.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    clips = commands.add_parser(
+        "clips", help="fill the clip cache (resumable: the same command goes on where it stopped)"
+    )
+    clips.add_argument(
+        "--out", type=Path, default=RUNS / "clips", help="folder of the shards (default %(default)s)"
+    )
+    clips.add_argument("--seed", type=int, default=SEED, help="what is said and how (default %(default)s)")
+    clips.add_argument(
+        "--workers", type=int, default=1, help="processes, one thread each (default %(default)s)"
+    )
+    clips.add_argument("--max-gb", type=float, default=6.0, help="stop at this size (default %(default)s)")
+    clips.add_argument("--hours", type=float, help="stop after this many hours of new speech")
+    clips.add_argument("--minutes", type=float, help="stop after this many minutes of work")
+    clips.add_argument(
+        "--engines", nargs="*", metavar="E", help="only these of hibari kokoro flite pico festival"
+    )
+    clips.add_argument("--size", type=int, default=CLIPS_PER_SHARD, help=argparse.SUPPRESS)
+    clips.set_defaults(run=make_clips)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except AizuchiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
