@@ -18,7 +18,7 @@ from ..models.moshi.conditions import Conditions
 from ..models.moshi.depth import DepthState
 from ..models.moshi.step import frame_step
 from ..models.state import State, keep_inactive
-from .sampling import RowSettings, choose, shape_text
+from .sampling import RowSettings, Sampling, choose, shape_text
 
 FREE = -2  # in a forced column: the model writes this token
 ZERO = -1  # the token that embeds as zero
@@ -119,9 +119,23 @@ class TokenLoop:
         )
         self.everyone = torch.ones(rows, dtype=torch.bool, device=device)
         self.quiet = (config.text_padding_token_id, config.text_end_padding_token_id)
-        # At most so many candidates are sorted; None while a row keeps every token.
-        self.candidates: int | None = 250
-        self.text_candidates: int | None = 250
+        self._sampling = [Sampling() for _ in range(rows)]
+        self._count_candidates()
+
+    def configure(self, row: int, sampling: Sampling) -> None:
+        """Give a row its sampling settings, from its next frame on."""
+        self.state.settings.put(row, sampling)
+        self._sampling[row] = sampling
+        self._count_candidates()
+
+    def _count_candidates(self) -> None:
+        """How many candidates must be sorted for every row's top-k; all of them (None) where a row asks for that."""
+
+        def most(counts: list[int]) -> int | None:
+            return None if 0 in counts else max(counts)
+
+        self.candidates = most([1 if s.temperature == 0 else s.top_k for s in self._sampling])
+        self.text_candidates = most([1 if s.text_temperature == 0 else s.text_top_k for s in self._sampling])
 
     @property
     def streams_heard(self) -> int:
