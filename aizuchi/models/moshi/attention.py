@@ -140,6 +140,8 @@ def _eager(
     if mask.dtype != torch.bool:
         mask = mask >= 0
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(
+        query.dtype
+    )
     out = F.dropout(weights, dropout, module.training) @ value
     return out.transpose(1, 2).flatten(2), weights

@@ -32,7 +32,7 @@ class MoshiPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flash_attn_2 = True
     _can_compile_fullgraph = True
-    _part_prefix: ClassVar[str | None] = None  # where this class's weights stand in a whole model's checkpoint
+    _part_prefix: ClassVar[str | None] = None  # of this class's weights in a whole model's checkpoint
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -90,7 +90,11 @@ def _refuse_incomplete(model: Any, info: dict[str, Any], name: Any) -> None:
             f"({len(mismatched)} such keys)."
         )
     if missing := sorted(info.get("missing_keys") or []):
-        expected = tuple(model.get_parameter(missing[0]).shape) if missing[0] in dict(model.named_parameters()) else "?"
+        expected = (
+            tuple(model.get_parameter(missing[0]).shape)
+            if missing[0] in dict(model.named_parameters())
+            else "?"
+        )
         raise ValueError(
             f"{name} lacks {missing[0]!r} of shape {expected} ({len(missing)} of {len(model.state_dict())} keys "
             f"are missing): it is not a whole {type(model).__name__} checkpoint."

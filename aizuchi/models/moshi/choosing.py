@@ -17,7 +17,15 @@ from transformers import (
 )
 
 # Of a published generation config's depth part; a frame has as many codes as it has.
-FIXED = {"min_length", "max_length", "min_new_tokens", "max_new_tokens", "cache_implementation", "transformers_version", "use_cache"}
+FIXED = {
+    "min_length",
+    "max_length",
+    "min_new_tokens",
+    "max_new_tokens",
+    "cache_implementation",
+    "transformers_version",
+    "use_cache",
+}
 SETTINGS: dict[str, Any] = {
     "do_sample": False,
     "temperature": 1.0,
@@ -52,7 +60,9 @@ def depth_settings(model: Any, generation_config: Any, given: dict[str, Any]) ->
     settings = dict(SETTINGS)
     if model.depth_decoder is not None:
         own = model.depth_decoder.generation_config
-        settings |= {name: getattr(own, name, None) for name in SETTINGS if getattr(own, name, None) is not None}
+        settings |= {
+            name: getattr(own, name, None) for name in SETTINGS if getattr(own, name, None) is not None
+        }
         if not own.do_sample:
             settings["top_k"] = None
     stored = getattr(generation_config, "depth_decoder_config", None) or {}
@@ -104,4 +114,6 @@ def audio_chooser(settings: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         if settings["typical_p"] not in (None, 1.0):
             warpers.append(TypicalLogitsWarper(settings["typical_p"]))
     # Processors that count earlier ids have nothing to count inside a frame.
-    return lambda logits: draw(warpers(torch.empty(logits.shape[0], 0, dtype=torch.long), logits), settings["do_sample"])
+    return lambda logits: draw(
+        warpers(torch.empty(logits.shape[0], 0, dtype=torch.long), logits), settings["do_sample"]
+    )

@@ -41,7 +41,8 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         super().__init__(config)
         # The model's own codebooks first, then the user's.
         self.embed_tokens = nn.ModuleList(
-            TokenEmbedding(config.audio_vocab_size + 1, config.hidden_size) for _ in range(config.num_input_codebooks)
+            TokenEmbedding(config.audio_vocab_size + 1, config.hidden_size)
+            for _ in range(config.num_input_codebooks)
         )
         mimi = config.audio_encoder_config.model_type == "mimi"
         self.audio_encoder = (MimiModel if mimi else AutoModel.from_config)(config.audio_encoder_config)
@@ -93,7 +94,9 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         if self.depth_decoder is not None:
             self.depth_decoder.requires_grad_(False)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Module:
         """Resize the text vocabulary everywhere; the initial token stays behind the last id."""
         resized = resize_text_vocabulary(
             self.config, new_num_tokens, self.decoder.model, "embed_tokens", head_of=self.decoder
@@ -170,7 +173,10 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
 
     def _check_columns(self, text: Tensor | None, moshi: Tensor | None, user: Tensor | None) -> None:
         config = self.config
-        sizes = {"moshi_audio_codes": (moshi, config.num_model_codebooks), "user_audio_codes": (user, config.num_user_codebooks)}
+        sizes = {
+            "moshi_audio_codes": (moshi, config.num_model_codebooks),
+            "user_audio_codes": (user, config.num_user_codebooks),
+        }
         missing = [name for name, (codes, count) in sizes.items() if count and codes is None]
         if missing:
             raise ValueError(
@@ -234,11 +240,18 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         columns = None
         if inputs_embeds is None:
             if input_ids is None and all(
-                x is None for x in (user_input_values, user_audio_codes, moshi_input_values, moshi_audio_codes)
+                x is None
+                for x in (user_input_values, user_audio_codes, moshi_input_values, moshi_audio_codes)
             ):
-                raise ValueError("No input was given: pass `input_ids` and both audio streams, or `inputs_embeds`.")
-            moshi_audio_codes = self._columns_of("moshi", moshi_audio_codes, moshi_input_values, parts["audio_encoder"])
-            user_audio_codes = self._columns_of("user", user_audio_codes, user_input_values, parts["audio_encoder"])
+                raise ValueError(
+                    "No input was given: pass `input_ids` and both audio streams, or `inputs_embeds`."
+                )
+            moshi_audio_codes = self._columns_of(
+                "moshi", moshi_audio_codes, moshi_input_values, parts["audio_encoder"]
+            )
+            user_audio_codes = self._columns_of(
+                "user", user_audio_codes, user_input_values, parts["audio_encoder"]
+            )
             self._check_columns(input_ids, moshi_audio_codes, user_audio_codes)
             columns = self._stack(input_ids, moshi_audio_codes, user_audio_codes)
             inputs_embeds = self.embed_columns(columns, conditions.sum)
@@ -267,15 +280,22 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         )
         losses = []
         if text_labels is not None:
-            check_ids("text_labels", text_labels, self.temporal.embed_tokens, config.demux_second_text_stream, True)
+            check_ids(
+                "text_labels", text_labels, self.temporal.embed_tokens, config.demux_second_text_stream, True
+            )
             if text_labels.shape != outputs.logits.shape[:2]:
                 raise ValueError(
-                    f"`text_labels` {tuple(text_labels.shape)} must label each of the {tuple(outputs.logits.shape[:2])} columns."
+                    f"`text_labels` {tuple(text_labels.shape)} must label each of the "
+                    f"{tuple(outputs.logits.shape[:2])} columns."
                 )
-            result.text_loss = normalised(*text_loss_parts(outputs.logits[:, :-1], text_labels[:, 1:], config))
+            result.text_loss = normalised(
+                *text_loss_parts(outputs.logits[:, :-1], text_labels[:, 1:], config)
+            )
             losses.append(result.text_loss)
         if audio_labels is not None:
-            self._depth_losses(result, columns, hidden, audio_labels, output_attentions, output_hidden_states, parts)
+            self._depth_losses(
+                result, columns, hidden, audio_labels, output_attentions, output_hidden_states, parts
+            )
             losses.append(result.depth_loss)
         if losses:
             result.loss = sum(losses)
@@ -296,7 +316,9 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         if self.depth_decoder is None:
             raise ValueError("`audio_labels` were given, but this model has no depth decoder.")
         if columns is None or columns.shape[-1] != hidden.shape[1]:
-            raise ValueError("`audio_labels` need the columns themselves (`input_ids` and both streams' codes).")
+            raise ValueError(
+                "`audio_labels` need the columns themselves (`input_ids` and both streams' codes)."
+            )
         codebooks = config.num_generated_codebooks
         check_codes("audio_labels", labels.clamp(min=-1), codebooks, config.audio_vocab_size)
         check_range("audio_labels", labels, -100, config.audio_vocab_size)
@@ -332,7 +354,12 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
 def _by_prefix(kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Keyword arguments of the parts; both spellings of the depth decoder's; the rest is the temporal decoder's."""
     parts: dict[str, dict[str, Any]] = {"audio_encoder": {}, "depth": {}, "decoder": {}}
-    prefixes = {"audio_encoder_": "audio_encoder", "depth_decoder_": "depth", "depth_": "depth", "decoder_": "decoder"}
+    prefixes = {
+        "audio_encoder_": "audio_encoder",
+        "depth_decoder_": "depth",
+        "depth_": "depth",
+        "decoder_": "decoder",
+    }
     for name, value in kwargs.items():
         for prefix, part in prefixes.items():
             if name.startswith(prefix):

@@ -42,7 +42,9 @@ class Conditioner(nn.Module):
         self.words: list[str] | None = None
         if kind == "lut":
             if options.get("tokenizer", "noop") != "noop":
-                raise ValueError(f"`conditioners[{name!r}]`: tokenizer {options['tokenizer']!r} is not known.")
+                raise ValueError(
+                    f"`conditioners[{name!r}]`: tokenizer {options['tokenizer']!r} is not known."
+                )
             self.words = options.get("possible_values")
             self.bins = options["n_bins"]
             self.embed = nn.Embedding(self.bins + 1, self.dim)  # the last row stands for "not given"
@@ -80,7 +82,9 @@ class Conditioner(nn.Module):
             if value is None:
                 continue
             if value.dim() != 2 or value.shape[1] != self.dim:
-                raise ValueError(f"Condition {self.name!r} must be (length, {self.dim}), got {tuple(value.shape)}.")
+                raise ValueError(
+                    f"Condition {self.name!r} must be (length, {self.dim}), got {tuple(value.shape)}."
+                )
             raw[row, : value.shape[0]] = value.to(raw)
             given[row, : value.shape[0]] = True
         return raw, given
@@ -112,12 +116,16 @@ class ConditionProvider(nn.Module):
         """
         for row in rows:
             if wrong := set(row) ^ set(self.conditioners):
-                raise ValueError(f"`conditions` must name each of {list(self.conditioners)}; wrong: {sorted(wrong)}.")
+                raise ValueError(
+                    f"`conditions` must name each of {list(self.conditioners)}; wrong: {sorted(wrong)}."
+                )
         values = {name: module([row[name] for row in rows]) for name, module in self.conditioners.items()}
         total = None
         for name in self.summed:
             if values[name].shape[1] != 1:
-                raise ValueError(f"Condition {name!r} is summed: it must have length 1, got {values[name].shape[1]}.")
+                raise ValueError(
+                    f"Condition {name!r} is summed: it must have length 1, got {values[name].shape[1]}."
+                )
             total = values[name] if total is None else total + values[name]
         cross = None
         if self.attended:

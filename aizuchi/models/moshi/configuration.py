@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..mimi.configuration import MimiConfig
 from ..layers import NORM_KINDS
+from ..mimi.configuration import MimiConfig
 
 
 def _check_common(config: Any) -> None:
@@ -24,7 +24,9 @@ def _check_common(config: Any) -> None:
             f"`num_key_value_heads={config.num_key_value_heads}`."
         )
     if config.norm_type not in NORM_KINDS:
-        raise ValueError(f"`norm_type={config.norm_type!r}` of {name} must be one of {', '.join(NORM_KINDS)}.")
+        raise ValueError(
+            f"`norm_type={config.norm_type!r}` of {name} must be one of {', '.join(NORM_KINDS)}."
+        )
 
 
 class MoshiDepthConfig(PreTrainedConfig):
@@ -195,7 +197,9 @@ class MoshiConfig(PreTrainedConfig):
         if theta is not None:
             rope["rope_theta"] = theta
         if rope["rope_type"] != "default":
-            raise ValueError(f"`rope_parameters`: only rope_type 'default' is known, got {rope['rope_type']!r}.")
+            raise ValueError(
+                f"`rope_parameters`: only rope_type 'default' is known, got {rope['rope_type']!r}."
+            )
         self.rope_parameters = rope
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
@@ -303,6 +307,10 @@ def _audio_encoder_config(config: Any) -> PreTrainedConfig:
         fields = dict(config)
         model_type = fields.pop("model_type", "mimi")
         return MimiConfig(**fields) if model_type == "mimi" else AutoConfig.for_model(model_type, **fields)
-    if isinstance(config, PreTrainedConfig) and config.model_type == "mimi" and not isinstance(config, MimiConfig):
+    if (
+        isinstance(config, PreTrainedConfig)
+        and config.model_type == "mimi"
+        and not isinstance(config, MimiConfig)
+    ):
         return MimiConfig(**{k: v for k, v in config.to_dict().items() if k != "model_type"})
     return config

@@ -128,7 +128,11 @@ class MoshiModel(MoshiPreTrainedModel):
         x = self.norm(x)
         if output_hidden_states:
             states.append(x)
-        return x, tuple(states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
+        return (
+            x,
+            tuple(states) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )
 
     def forward(
         self,
@@ -182,7 +186,9 @@ class MoshiModel(MoshiPreTrainedModel):
         else:
             past, legacy = self._past(past_key_values, use_cache)
             plan = self._sequence_plan(inputs_embeds, attention_mask, position_ids, past, output_attentions)
-        x, states, attentions = self.run(inputs_embeds, plan, condition, output_attentions, output_hidden_states)
+        x, states, attentions = self.run(
+            inputs_embeds, plan, condition, output_attentions, output_hidden_states
+        )
         if not use_cache:
             past = None
         elif legacy:
@@ -272,7 +278,9 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
     def set_decoder(self, decoder: MoshiModel) -> None:
         self.model = decoder
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Module:
         """Resize to ``new_num_tokens`` text ids; the initial token stays behind the last of them."""
         return resize_text_vocabulary(self.config, new_num_tokens, self.model, "embed_tokens", head_of=self)
 

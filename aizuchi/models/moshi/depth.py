@@ -77,7 +77,9 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         )
         self.norms = None
         if config.output_norm is not None:
-            self.norms = nn.ModuleList(make_norm(config.output_norm, hidden) for _ in range(config.num_codebooks))
+            self.norms = nn.ModuleList(
+                make_norm(config.output_norm, hidden) for _ in range(config.num_codebooks)
+            )
         self.lm_heads = PerCodebookLinear(hidden, config.audio_vocab_size, config.num_codebooks)
         self.gradient_checkpointing = False
         self.post_init()
@@ -241,6 +243,11 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         codes = ids
         if first == 0:
             size = self.text_embed_tokens.num_embeddings
-            check_range("input_ids", ids[:, :1], -1, size * (size + 1) - 1 if self.text_embed_tokens.demux else size - 1)
+            check_range(
+                "input_ids",
+                ids[:, :1],
+                -1,
+                size * (size + 1) - 1 if self.text_embed_tokens.demux else size - 1,
+            )
             codes = ids[:, 1:]
         check_range("input_ids", codes, -1, self.config.audio_vocab_size)

@@ -113,7 +113,11 @@ class DuplexGeneration:
         def loop(model: Any, input_ids: Tensor, **given: Any) -> Any:
             return _decode(model, input_ids, run, depth, **given)
 
-        start = {"input_ids": prompt.text[:: copies]} if prompt.embeds is None else {"inputs_embeds": prompt.embeds[::copies]}
+        start = (
+            {"input_ids": prompt.text[::copies]}
+            if prompt.embeds is None
+            else {"inputs_embeds": prompt.embeds[::copies]}
+        )
         text = super().generate(  # type: ignore[misc]
             **start,
             attention_mask=prompt.mask[::copies],
@@ -157,8 +161,10 @@ class DuplexGeneration:
         for name, what in REFUSED.items():
             if kwargs.get(name) is not None or getattr(config, name, None) not in (None, 1.0):
                 raise ValueError(f"`{name}`: {what} is not possible where audio is made.")
-        if kwargs.get("past_key_values") is not None and len(kwargs["past_key_values"]) and (
-            kwargs["past_key_values"].get_seq_length() > 0
+        if (
+            kwargs.get("past_key_values") is not None
+            and len(kwargs["past_key_values"])
+            and (kwargs["past_key_values"].get_seq_length() > 0)
         ):
             raise ValueError(
                 "`past_key_values` that are filled can't be continued by `generate`: the codes of the last frames "
@@ -177,13 +183,18 @@ class DuplexGeneration:
         frames = 1
         if kind == "steady":
             # One attention window, plus what the convolutions remember (less than 5 frames at the real sizes).
-            frames = -(-encoder.sliding_window // max(1, round(encoder.encodec_frame_rate / encoder.frame_rate))) + 5
+            frames = (
+                -(-encoder.sliding_window // max(1, round(encoder.encodec_frame_rate / encoder.frame_rate)))
+                + 5
+            )
         elif kind != "first_frame":
             raise ValueError(f"`user_silence` must be 'steady' or 'first_frame', got {kind!r}.")
         size = round(encoder.sampling_rate / encoder.frame_rate)
         weight = next(self.audio_encoder.parameters())
         wave = weight.new_zeros(1, encoder.audio_channels, frames * size)
-        return self.audio_encoder.encode(wave, num_quantizers=codebooks, return_dict=True).audio_codes[0, :, -1]
+        return self.audio_encoder.encode(wave, num_quantizers=codebooks, return_dict=True).audio_codes[
+            0, :, -1
+        ]
 
 
 def _decode(
@@ -201,7 +212,10 @@ def _decode(
     """The loop over frames; transformers calls it with what it has prepared."""
     prompt, config = run.prompt, model.config
     past, mask = model_kwargs.get("past_key_values"), prompt.mask
-    wanted = {name: getattr(generation_config, f"output_{name}") for name in ("scores", "logits", "attentions", "hidden_states")}
+    wanted = {
+        name: getattr(generation_config, f"output_{name}")
+        for name in ("scores", "logits", "attentions", "hidden_states")
+    }
     keep = {name for name, on in wanted.items() if on and generation_config.return_dict_in_generate}
     steps: dict[str, list[Any]] = {name: [] for name in keep}
     rows, prefix = mask.shape
@@ -210,7 +224,11 @@ def _decode(
     choose_text = text_chooser(logits_processor, generation_config.do_sample)
     chosen_audio = audio_chooser(depth)
     depth_state = None if model.depth_decoder is None else model.depth_decoder.init_state(rows)
-    cross = None if prompt.conditions.cross is None else model.temporal.cross_keys_values(prompt.conditions.cross.to(model.dtype))
+    cross = (
+        None
+        if prompt.conditions.cross is None
+        else model.temporal.cross_keys_values(prompt.conditions.cross.to(model.dtype))
+    )
     pad = generation_config.pad_token_id
     pad = config.text_padding_token_id if pad is None else int(pad)
     running = torch.ones(rows, dtype=torch.bool, device=input_ids.device)
@@ -244,7 +262,9 @@ def _decode(
                     steps[name].append(value)
             return torch.where(running, ids, pad)
 
-        forced = columns[:, 1:, here] if here < columns.shape[2] else columns.new_full(columns[:, 1:, 0].shape, -2)
+        forced = (
+            columns[:, 1:, here] if here < columns.shape[2] else columns.new_full(columns[:, 1:, 0].shape, -2)
+        )
 
         def audio(logits: Tensor, codebook: int) -> Tensor:
             return torch.where(forced[:, codebook] == -2, chosen_audio(logits), forced[:, codebook])
@@ -257,7 +277,9 @@ def _decode(
         columns[:, 0, here] = frame.text
         if frame.codes is not None:
             written = slice(1, 1 + config.num_generated_codebooks)
-            columns[:, written, here] = torch.where(forced[:, : frame.codes.shape[1]] == -2, frame.codes, columns[:, written, here])
+            columns[:, written, here] = torch.where(
+                forced[:, : frame.codes.shape[1]] == -2, frame.codes, columns[:, written, here]
+            )
         here += 1
         tokens += running
         sequences = torch.cat([sequences, frame.text[:, None]], dim=1)

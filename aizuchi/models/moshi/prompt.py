@@ -43,7 +43,10 @@ class Prompt:
         for name in ("text", "mask", "starts", "codes", "embeds"):
             value = getattr(self, name)
             fields[name] = None if value is None else value.repeat_interleave(copies, dim=0)
-        parts = {k: None if v is None else v.repeat_interleave(copies, dim=0) for k, v in vars(self.conditions).items()}
+        parts = {
+            k: None if v is None else v.repeat_interleave(copies, dim=0)
+            for k, v in vars(self.conditions).items()
+        }
         return dataclasses.replace(self, **fields, conditions=Conditions(**parts))
 
     def layout(self, room: int) -> Tensor:
@@ -95,7 +98,9 @@ class Prompt:
             if here.numel() == 0:
                 continue
             begin, end = int(here[0]), int(here[-1]) + 1
-            wave = model.audio_encoder.decode(codes[row : row + 1, :, begin:end], return_dict=True).audio_values
+            wave = model.audio_encoder.decode(
+                codes[row : row + 1, :, begin:end], return_dict=True
+            ).audio_values
             if waves is None:
                 waves = wave.new_zeros(codes.shape[0], channels, codes.shape[2] * size)
             waves[row, :, begin * size : end * size] = wave[0]
@@ -138,7 +143,13 @@ def build_prompt(
         codes[:, config.num_model_codebooks :] = quiet[None, :, None]
         empty = torch.full((rows, length), config.text_padding_token_id, device=device)
         return Prompt(
-            text=empty, mask=mask, starts=length - mask.sum(1), codes=codes, offset=0, embeds=inputs_embeds, **shared
+            text=empty,
+            mask=mask,
+            starts=length - mask.sum(1),
+            codes=codes,
+            offset=0,
+            embeds=inputs_embeds,
+            **shared,
         )
     text, spoken, heard = _streams(model, input_ids, moshi, user)
     rows, length = text.shape
@@ -161,12 +172,16 @@ def build_prompt(
     lines = torch.full((rows, length + offset), config.vocab_size, device=device)
     for row in range(rows):
         start = int(starts[row])
-        lines[row, : start] = text[row, :start]
+        lines[row, :start] = text[row, :start]
         lines[row, start + offset :] = text[row, start:]
         columns[row, :, : start + offset] = config.audio_vocab_size
         for k in range(config.num_input_codebooks):
             delay = config.delays[1 + k]
-            source = spoken[row, k] if k < config.num_model_codebooks else heard[row, k - config.num_model_codebooks]
+            source = (
+                spoken[row, k]
+                if k < config.num_model_codebooks
+                else heard[row, k - config.num_model_codebooks]
+            )
             source = source[start:]
             begin = start + offset
             columns[row, k, begin : begin + delay] = initial[k]
@@ -217,7 +232,9 @@ def _checked_mask(mask: Tensor | None, rows: int, length: int, device: Any) -> T
     if mask is None:
         return torch.ones(rows, length, dtype=torch.long, device=device)
     if mask.shape != (rows, length):
-        raise ValueError(f"`attention_mask` must be ({rows}, {length}) as the prompt, got {tuple(mask.shape)}.")
+        raise ValueError(
+            f"`attention_mask` must be ({rows}, {length}) as the prompt, got {tuple(mask.shape)}."
+        )
     mask = mask.long().to(device)
     if bool((mask[:, 1:] < mask[:, :-1]).any()):
         raise ValueError("`attention_mask`: the padding of a dialogue must stand in front of it (left).")

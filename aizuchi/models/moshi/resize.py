@@ -41,7 +41,9 @@ def resize_text_vocabulary(
     if size < 1:
         raise ValueError(f"`new_num_tokens={size}` must be positive.")
     if config.demux_second_text_stream or config.text_output_size != config.vocab_size:
-        raise ValueError("A vocabulary of two muxed streams, or with other outputs than inputs, can't be resized.")
+        raise ValueError(
+            "A vocabulary of two muxed streams, or with other outputs than inputs, can't be resized."
+        )
     resize_embedding(embedding, size, config.initializer_range)
     if head_of is not None and head_of.lm_head is not None:
         head = head_of.lm_head

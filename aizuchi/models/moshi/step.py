@@ -17,7 +17,10 @@ ChooseAudio = Callable[[Tensor, int], Tensor]  # logits (rows, A) float32, codeb
 
 @dataclass
 class Frame:
-    """What a step gives: ``text`` (rows,), ``codes`` (rows, K) or None, ``hidden`` (rows, 1, H), ``logits`` (rows, V)."""
+    """What a step gives.
+
+    ``text``: (rows,). ``codes``: (rows, K) or None. ``hidden``: (rows, 1, H). ``logits``: (rows, V).
+    """
 
     text: Tensor
     codes: Tensor | None

@@ -24,7 +24,9 @@ class TrainingInputs:
         device: Any
         initial_tokens: Tensor
 
-    def encode_audio(self, wave: Tensor, codebooks: int | None = None, name: str = "input_values", **kwargs: Any) -> Tensor:
+    def encode_audio(
+        self, wave: Tensor, codebooks: int | None = None, name: str = "input_values", **kwargs: Any
+    ) -> Tensor:
         """Codes (B, codebooks, ceil(S / 1920)) of waveforms (B, 1, S) at ``config.sampling_rate``."""
         check_waveform(name, wave, self.config.audio_encoder_config.audio_channels)
         count = self.config.num_codebooks if codebooks is None else codebooks
@@ -37,7 +39,9 @@ class TrainingInputs:
         count = config.num_model_codebooks if stream == "moshi" else config.num_user_codebooks
         return count, config.delays[start : start + count]
 
-    def _columns_of(self, stream: str, codes: Tensor | None, wave: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    def _columns_of(
+        self, stream: str, codes: Tensor | None, wave: Tensor | None, kwargs: dict[str, Any]
+    ) -> Tensor | None:
         """A stream's columns: codes as they are, a waveform encoded and delayed, with no initial column."""
         count, delays = self._stream_codebooks(stream)
         if codes is not None or wave is None or count == 0:
@@ -95,7 +99,9 @@ class TrainingInputs:
         targets = torch.where(frames < 0, IGNORED, frames)
         if lengths is not None:
             if lengths.shape != (frames.shape[0],) or int(lengths.max()) > length:
-                raise ValueError(f"`lengths` must hold a frame count up to {length} for each row, got {lengths}.")
+                raise ValueError(
+                    f"`lengths` must hold a frame count up to {length} for each row, got {lengths}."
+                )
             behind = torch.arange(length, device=frames.device) >= lengths[:, None].to(frames.device)
             targets = targets.masked_fill(behind[:, None], IGNORED)
             frames = frames.masked_fill(behind[:, None], -1)

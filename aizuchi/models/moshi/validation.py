@@ -54,7 +54,9 @@ def check_codes(name: str, codes: Tensor, codebooks: int, size: int, low: int = 
 def check_embeds(name: str, embeds: Tensor, hidden_size: int) -> None:
     """Embeddings must be (B, T, hidden_size), and not empty."""
     if embeds.dim() != 3 or embeds.shape[-1] != hidden_size or embeds.shape[1] == 0:
-        raise ValueError(f"`{name}` must have shape (batch, length, {hidden_size}), got {tuple(embeds.shape)}.")
+        raise ValueError(
+            f"`{name}` must have shape (batch, length, {hidden_size}), got {tuple(embeds.shape)}."
+        )
 
 
 def check_same_length(**tensors: Tensor | None) -> int:
@@ -62,7 +64,9 @@ def check_same_length(**tensors: Tensor | None) -> int:
     lengths = {name: tensor.shape[-1] for name, tensor in tensors.items() if tensor is not None}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"`{name}`: {length}" for name, length in lengths.items())
-        raise ValueError(f"The streams must be synchronised, one position a frame, but their lengths are {shown}.")
+        raise ValueError(
+            f"The streams must be synchronised, one position a frame, but their lengths are {shown}."
+        )
     return next(iter(lengths.values()))
 
 
