@@ -1,0 +1,1 @@
+"""Codec quality: what a codec does to speech, at what bit rate, and how it uses its codebooks."""
