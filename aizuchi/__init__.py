@@ -31,7 +31,9 @@ __all__ = sorted([*_HOMES, "__version__"])
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'aizuchi' has no attribute {name!r}")
-    importlib.import_module("aizuchi.checkpoints")  # teaches the models' `from_pretrained` the original's layout
+    importlib.import_module(
+        "aizuchi.checkpoints"
+    )  # teaches the models' `from_pretrained` the original's layout
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

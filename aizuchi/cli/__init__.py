@@ -26,6 +26,7 @@ from aizuchi.errors import AizuchiError
 
 # name -> (module, one line of help). One row a command, in the order in which help lists them.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "reply": ("aizuchi.cli.reply", "hold a conversation with a recording"),
     "data": ("aizuchi.cli.data", "check, measure, draw, align and tokenize training data"),
 }
 

@@ -62,7 +62,9 @@ def reply(
     Raises:
         ValueError: a wave of the wrong shape, empty, or with NaN.
     """
-    engine = DuplexEngine(model, rows=1, sampling=sampling, conditions=conditions, lmgen_compatible=lmgen_compatible)
+    engine = DuplexEngine(
+        model, rows=1, sampling=sampling, conditions=conditions, lmgen_compatible=lmgen_compatible
+    )
     if wave.dim() != 2 or wave.shape[0] != engine.channels:
         raise ValueError(f"`wave` must be ({engine.channels}, samples), got {tuple(wave.shape)}.")
     if wave.shape[1] == 0:

@@ -71,14 +71,18 @@ class Sampling:
                 raise ValueError(f"`{name}` must lie between 0 and 100, got {getattr(self, name)}.")
         for name in ("top_k", "text_top_k"):
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}; 0 keeps every token.")
+                raise ValueError(
+                    f"`{name}` must not be negative, got {getattr(self, name)}; 0 keeps every token."
+                )
         for name in ("top_p", "text_top_p"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie above 0 and up to 1, got {getattr(self, name)}.")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"`seed` must fit 64 bits, got {self.seed}.")
         if self.repetition_penalty <= 0:
-            raise ValueError(f"`repetition_penalty` must be above 0, got {self.repetition_penalty}; 1 is none.")
+            raise ValueError(
+                f"`repetition_penalty` must be above 0, got {self.repetition_penalty}; 1 is none."
+            )
         if not 0 <= self.repetition_context <= MAX_CONTEXT:
             raise ValueError(f"`repetition_context` must lie between 0 and {MAX_CONTEXT}.")
 

@@ -106,10 +106,14 @@ class TokenLoop:
         halves = 1 if guidance is None else 2
         both = conditions
         if guidance is not None:
-            both = Conditions.cat([conditions or Conditions(), guidance.conditions or conditions or Conditions()])
+            both = Conditions.cat(
+                [conditions or Conditions(), guidance.conditions or conditions or Conditions()]
+            )
         both = both or Conditions()
         self.condition_sum = both.sum
-        self.cross = None if both.cross is None else model.temporal.cross_keys_values(both.cross.to(model.dtype))
+        self.cross = (
+            None if both.cross is None else model.temporal.cross_keys_values(both.cross.to(model.dtype))
+        )
         self.state = TokenState(
             ring=model.init_state(rows * halves),
             depth=None if model.depth_decoder is None else model.depth_decoder.init_state(rows * halves),
@@ -168,7 +172,9 @@ class TokenLoop:
             if user_codes is None:
                 raise ValueError(f"`user_codes` ({self.rows}, {heard}, 1) must be given.")
             if tuple(user_codes.shape) != (self.rows, heard, 1):
-                raise ValueError(f"`user_codes` must be ({self.rows}, {heard}, 1), got {tuple(user_codes.shape)}.")
+                raise ValueError(
+                    f"`user_codes` must be ({self.rows}, {heard}, 1), got {tuple(user_codes.shape)}."
+                )
             self._write(slice(1 + self.config.num_model_codebooks, None), user_codes[:, :, 0], active)
         return self._run(active, forced)
 
@@ -268,5 +274,3 @@ class TokenLoop:
         tokens = torch.where(valid[:, None], tokens, FREE)
         codes = tokens[:, 1:] if self.model.depth_decoder is not None else None
         return TokenOutput(tokens[:, 0], codes, valid, result.logits, result.hidden, result.text)
-
-

@@ -1,0 +1,226 @@
+"""Hold a conversation with a recording: the model hears it as it was spoken, and answers at the same time.
+
+  aizuchi reply question.wav -o reply.wav
+  aizuchi reply call.mp3 -o voice.flac --stereo both.flac --srt words.srt --model ./moshiko
+  aizuchi reply call.wav --channel right --greedy --json words.json
+
+The reply is as long as the input and aligned with it, the model's silences included. Any sound file will do, at
+any sample rate. Without --model, the model that comes with the package is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from aizuchi.errors import AizuchiError
+
+RANDOM = "random"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="what the user says: wav, flac, ogg, mp3, ...")
+    parser.add_argument("-o", "--output", metavar="OUT", help="the model's voice: .wav, .flac or .ogg")
+    parser.add_argument(
+        "--stereo", metavar="FILE", help="both voices in one file: left the model, right the user"
+    )
+    words = parser.add_argument_group("transcript of the model")
+    words.add_argument("--json", metavar="FILE", help="words with their times; - for standard output")
+    words.add_argument("--srt", metavar="FILE", help="subtitles; - for standard output")
+    words.add_argument("--text", metavar="FILE", help="plain text; it is also printed unless --quiet")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "-m", "--model", help="folder or hub name, in transformers' layout or Kyutai's; 'random' babbles"
+    )
+    model.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
+    )
+    model.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    model.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    heard = parser.add_argument_group("input")
+    heard.add_argument(
+        "--channel",
+        choices=["mix", "left", "right"],
+        default="mix",
+        help="which channel is the user (default: mix)",
+    )
+    heard.add_argument(
+        "--tail",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="silence after the input, to hear the end of the answer",
+    )
+    choice = parser.add_argument_group("sampling")
+    choice.add_argument("--seed", type=int, default=0, help="the same seed gives the same reply (default: 0)")
+    choice.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    choice.add_argument("--temperature", type=float, help="of the voice (default: 0.8)")
+    choice.add_argument("--top-k", type=int, help="of the voice (default: 250)")
+    choice.add_argument("--text-temperature", type=float, help="of the text (default: 0.7)")
+    choice.add_argument("--text-top-k", type=int, help="of the text (default: 25)")
+    parser.add_argument(
+        "--lmgen-compatible", action="store_true", help="drop the first frame, as the original's LMGen does"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
+
+
+def run(args: argparse.Namespace) -> int:
+    for path in (args.output, args.stereo, args.json, args.srt, args.text):
+        _check_folder(path)
+    if not 0 <= args.tail <= 3600:
+        raise AizuchiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
+    import torch
+
+    from aizuchi.audio import read_audio
+    from aizuchi.engine import reply
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise AizuchiError(f"--threads must be at least 1, not {args.threads}")
+        torch.set_num_threads(args.threads)
+    sampling = _sampling(args)
+    samples = read_audio(
+        args.input, rate=None, mono=args.channel == "mix"
+    )  # a bad file is told before the model loads
+    _pick(samples, args.channel, args.input)
+    model, tokenizer, note = _model(args)
+    if note and not args.quiet:
+        print(note, file=sys.stderr)
+    rate = model.config.sampling_rate
+    samples = read_audio(args.input, rate=rate, mono=args.channel == "mix")
+    user = torch.from_numpy(_pick(samples, args.channel, args.input))
+    if args.tail:
+        user = torch.nn.functional.pad(user, (0, round(args.tail * rate)))
+    frame_rate = model.config.audio_encoder_config.frame_rate
+
+    from tqdm import tqdm
+
+    with tqdm(
+        total=round(user.shape[1] / rate, 2),
+        unit="s",
+        disable=args.quiet,
+        desc="conversation",
+        file=sys.stderr,
+    ) as bar:
+        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
+        result = reply(
+            model,
+            user,
+            sampling,
+            lmgen_compatible=args.lmgen_compatible,
+            on_step=lambda _: bar.update(min(1 / frame_rate, bar.total - bar.n)),
+        )
+    words = _words(result.text, tokenizer, model.config, frame_rate)
+    _write(args, result, user, words, rate)
+    if not args.quiet:
+        _summarise(args, result, words)
+    return 0
+
+
+def _check_folder(path: str | None) -> None:
+    """Before a long computation: can the result be written?"""
+    if path in (None, "-"):
+        return
+    folder = os.path.dirname(os.path.abspath(path))  # type: ignore[arg-type]
+    if not os.path.isdir(folder):
+        raise AizuchiError(f"can't write {path}: there is no folder {folder}")
+
+
+def _sampling(args: argparse.Namespace) -> Any:
+    from aizuchi.engine import Sampling
+
+    if args.greedy:
+        return Sampling.greedy(seed=args.seed)
+    names = ("temperature", "top_k", "text_temperature", "text_top_k")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return Sampling(seed=args.seed, **given)
+
+
+def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
+    """The model, its tokenizer (or None), and what to tell the user about it."""
+    import torch
+
+    from aizuchi.checkpoints.load import default_model, load
+    from aizuchi.checkpoints.tensors import CheckpointError
+
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    name = args.model
+    if name is None:
+        try:
+            name = default_model()
+        except CheckpointError:
+            name = RANDOM
+    if name == RANDOM:
+        from aizuchi.models.presets import random_model
+
+        model = random_model("mini", dtype=dtype).to(args.device)
+        return model, None, "This model has random weights: it babbles. Name a trained one with --model."
+    if dtype is None and str(args.device).startswith("cpu"):
+        dtype = torch.float32
+    loaded = load(name, dtype=dtype, device=args.device)
+    return loaded.model, loaded.tokenizer, loaded.description
+
+
+def _pick(samples: Any, channel: str, name: str) -> Any:
+    """(channels, samples) -> (1, samples)."""
+    if channel == "mix":
+        return samples
+    index = 0 if channel == "left" else 1
+    if index >= samples.shape[0]:
+        raise AizuchiError(f"{name} has {samples.shape[0]} channel: --channel {channel} is not there")
+    return samples[index : index + 1].copy()
+
+
+def _words(text: Any, tokenizer: Any, config: Any, frame_rate: float) -> list[Any]:
+    from aizuchi.data.frames import frames_to_words
+    from aizuchi.data.tokenizer import TextTokenizer
+
+    if tokenizer is None:
+        return []
+    return frames_to_words(
+        text.tolist(),
+        TextTokenizer(tokenizer),
+        frame_rate=frame_rate,
+        pad=config.text_padding_token_id,
+        epad=config.text_end_padding_token_id,
+    )
+
+
+def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], rate: int) -> None:
+    import torch
+
+    from aizuchi.audio import write_audio
+    from aizuchi.files import write_text
+    from aizuchi.transcript import to_json, to_srt, to_text
+
+    if args.output:
+        write_audio(args.output, result.waveform.numpy(), rate)
+    if args.stereo:
+        write_audio(args.stereo, torch.cat([result.waveform[:1], user[:1]]).numpy(), rate)
+    for path, content in ((args.json, to_json), (args.srt, to_srt), (args.text, lambda w: to_text(w) + "\n")):
+        if path == "-":
+            sys.stdout.write(content(words))
+        elif path:
+            write_text(path, content(words))
+
+
+def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
+    from aizuchi.transcript import to_text
+
+    steps = result.latencies * 1000
+    steps = steps[1:] if steps.numel() > 1 else steps  # the first one warms up
+    slowest = steps.sort().values[min(steps.numel() - 1, int(0.99 * steps.numel()))]
+    if words and "-" not in (args.json, args.srt, args.text):
+        print(to_text(words))
+    print(
+        f"{result.seconds:.1f} s of audio in {result.elapsed:.1f} s: real-time factor "
+        f"{result.real_time_factor:.2f}; a frame of 80 ms took {steps.median():.1f} ms (median), {slowest:.1f} ms (p99).",
+        file=sys.stderr,
+    )
+    written = [
+        path for path in (args.output, args.stereo, args.json, args.srt, args.text) if path not in (None, "-")
+    ]
+    if written:
+        print("Wrote " + ", ".join(written) + ".", file=sys.stderr)
