@@ -63,6 +63,7 @@ class Clip:
     words: tuple
     phones: tuple
     exact: bool
+    name: str = ""  # "kokoro/af_sky/00003#12": its shard and its place there
 
     def read(self) -> Spoken:
         """The clip's audio and times."""
@@ -189,25 +190,35 @@ def read_shard(path: Path) -> list[Clip]:
     if not audio.exists():
         raise AizuchiError(f"{audio} is missing; remove {path.name} and make the clips again")
     clips = []
-    for row in head["clips"]:
+    for place, row in enumerate(head["clips"]):
         utterance = Utterance(row["kind"], row["text"], row["meaning"], tuple(row["pause_words"]))
         words = tuple((w, s, e) for w, s, e in row["words"])
         phones = tuple((p, s, e) for p, s, e in row["phones"])
         span = (row["start"], row["stop"])
-        clips.append(Clip(utterance, head["voice"], row["speed"], audio, *span, words, phones, row["exact"]))
+        name = f"{path.parent.parent.name}/{path.parent.name}/{path.stem}#{place}"
+        clip = Clip(utterance, head["voice"], row["speed"], audio, *span, words, phones, row["exact"], name)
+        clips.append(clip)
     return clips
 
 
 class ClipLibrary:
-    """The clips of a folder by voice and kind."""
+    """The clips of a folder, as it is now, by voice and kind."""
 
     def __init__(self, folder: Path) -> None:
+        self._by_name: dict[str, Clip] = {}
         self.by_voice: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
         for path in sorted(Path(folder).rglob("*.json")):
             for clip in read_shard(path):
                 self.by_voice[clip.voice][clip.utterance.kind].append(clip)
+                self._by_name[clip.name] = clip
         if not self.by_voice:
             raise AizuchiError(f"{folder} holds no clips; python -m recipes.mini.synthesize clips makes them")
+
+    def by_name(self, name: str) -> Clip:
+        """The clip that `Clip.name` names; AizuchiError if it is not here."""
+        if name not in self._by_name:
+            raise AizuchiError(f"clip {name} is not in the library; the script was written with other clips")
+        return self._by_name[name]
 
     @property
     def voices(self) -> list[str]:

@@ -14,6 +14,7 @@ from recipes.mini import facts
 from recipes.mini.normalize import normalize
 
 _SLOT = re.compile(r"\{([a-z_]+)\}")
+_ARTICLE = re.compile(r"\b([Aa])(?= (?:owl|old|apple|omelette)\b)")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Template:
     def fill(self, values: dict[str, str]) -> str:
         """The phrase with its slots filled first letter in upper case; KeyError for a missing slot."""
         text = _SLOT.sub(lambda m: values[m.group(1)], self.text)
+        text = _ARTICLE.sub(r"\1n", text)
         return text[0].upper() + text[1:]
 
     def runs(self) -> list[str]:
@@ -46,7 +48,8 @@ class Template:
             if i % 2:
                 parts.append(f"(?:{slot_patterns[part]})")
             elif normalize(part):
-                parts.append(re.escape(normalize(part)))
+                fixed = re.escape(normalize(part))
+                parts.append(re.sub(r"(?<![a-z])a$", "an?", fixed))
         return " ".join(parts)
 
 

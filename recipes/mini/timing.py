@@ -132,24 +132,26 @@ def insert_pause(clip: Spoken, word: int, seconds: float) -> Spoken:
         raise ValueError(f"word: 1 to {len(clip.words) - 1}, got {word}")
     before, after = clip.words[word - 1][2], clip.words[word][1]
     add = max(0.0, seconds - max(0.0, after - before))
-    at = quietest(clip.audio, before - 0.03, after + 0.03)
+    at = quietest(
+        clip.audio, max(before - 0.03, clip.words[word - 1][1]), min(after + 0.03, clip.words[word][2])
+    )
     left = fade(clip.audio[:at].copy(), 0.015, (False, True))
     right = fade(clip.audio[at:].copy(), 0.008, (True, False))
     silence = np.zeros(round(add * RATE), np.float32)
     cut, add = at / RATE, len(silence) / RATE
 
-    def moved(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-        out = []
-        for name, start, end in spans:
-            if (start + end) / 2 >= cut:
-                start, end = max(start, cut) + add, end + add
-            else:
-                end = min(end, cut)
-            out.append((name, round(start, 4), round(end, 4)))
-        return tuple(out)
+    def moved(span: Span, later: bool) -> Span:
+        name, start, end = span
+        if later:
+            return name, round(max(start, cut) + add, 4), round(max(end, cut) + add, 4)
+        return name, round(min(start, cut), 4), round(min(end, cut), 4)
 
-    audio = np.concatenate([left, silence, right])
-    return replace(clip, audio=audio, words=moved(clip.words), phones=moved(clip.phones))
+    return replace(
+        clip,
+        audio=np.concatenate([left, silence, right]),
+        words=tuple(moved(span, i >= word) for i, span in enumerate(clip.words)),
+        phones=tuple(moved(span, (span[1] + span[2]) / 2 >= cut) for span in clip.phones),
+    )
 
 
 def quietest(audio: np.ndarray, start: float, end: float, window: float = 0.01) -> int:

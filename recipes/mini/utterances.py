@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from recipes.mini import facts, phrasings
+from recipes.mini.normalize import normalize
 from recipes.mini.phrasings import BARE_KINDS, CLOSERS, OPENERS, PHRASE_WORDS, TRAIN_TEMPLATES
 from recipes.mini.questions.write import all_meanings, meaning_to_words
 from recipes.mini.templates import Template, lower_first
@@ -108,7 +109,7 @@ def build(template: Template, meaning: dict, words: dict, rng: random.Random, de
     opener = ""
     if template.kind not in BARE_KINDS and rng.random() < decorate:
         if rng.random() < 0.65:
-            opener = rng.choice(OPENERS)
+            opener = rng.choice([o for o in OPENERS if normalize(o) != normalize(text.split()[0])])
             text = f"{opener} {lower_first(text)}"
         else:
             text = text[:-1] + rng.choice(CLOSERS) + text[-1]
@@ -139,7 +140,7 @@ def draw_phrase(rng: random.Random) -> str:
         phrase += f" {rng.choice(PHRASE_WORDS['verb'])}"
         if rng.random() < 0.5:
             phrase += f" {rng.choice(PHRASE_WORDS['ending'])}"
-    return phrase.replace("a apple", "an apple").replace("a old", "an old")
+    return lower_first(Template("repeat", phrase).fill({}))
 
 
 def draw_story(rng: random.Random) -> list[Utterance]:
@@ -162,7 +163,6 @@ def every_template() -> Iterator[Template]:
 
 def slot_patterns() -> dict[str, str]:
     """For each slot, an expression over normalised text that matches every value it can take, and more."""
-    from recipes.mini.normalize import normalize
 
     def one_of(values) -> str:
         return "|".join(sorted({normalize(v) for v in values}, key=len, reverse=True))

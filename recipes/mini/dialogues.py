@@ -1,0 +1,312 @@
+"""Write dialogues: seeded scripts of several turns with everything that makes a talk full duplex.
+
+`write_script` strings scenes together up to a target length: plain questions and answers, hesitations inside
+a sentence, long turns with "mm-hm", interruptions, listeners' sounds over the model's answers, long silences
+that make the model ask, coughs and noises that it lets pass. What the user says comes from a `Source`: fresh
+from the templates, or from clips that exist.
+
+`python -m recipes.mini.dialogues` prints or writes scripts of fresh dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from recipes.mini.answers import BACKCHANNEL, STILL_THERE, reply
+from recipes.mini.script import Event, Script
+from recipes.mini.utterances import Utterance, draw, draw_kind, draw_story
+from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
+
+# Seconds. The model's side is what it learns: keep these tight.
+REPLY_GAP = (0.22, 0.45)
+BACKCHANNEL_GAP = (0.12, 0.3)
+STOP_LAG = (0.2, 0.35)
+ASK_AFTER = (6.5, 7.5)
+# The user's side is what it meets: wide.
+USER_GAP = (0.35, 2.6)
+PAUSE = (0.4, 1.0)
+SENTENCE_PAUSE = (0.5, 1.0)
+
+PAUSE_SHARE = 0.35  # of the turns that can have a hesitation
+SOUNDS = ("cough", "throat", "click", "knock", "hum", "rustle", "breath", "typing", "bump")
+LONG_KINDS = ("count", "joke", "spell", "abilities", "count_from", "joke")
+# Kinds that make no sense as a fresh question of the user in the middle of a talk.
+_FIRST_ONLY = ("greeting",)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An utterance to be spoken by the user: how fast, and from which clip, if there is one."""
+
+    utterance: Utterance
+    speed: float = 1.0
+    clip: str | None = None
+
+
+class NoUtterance(Exception):
+    """A source has nothing (more) of a kind."""
+
+
+class Source(Protocol):
+    """Where the user's words come from."""
+
+    voice: str
+    factor: float
+
+    def say(self, kind: str | None = None) -> Said:
+        """Something of that kind, or of any kind of question by weight; NoUtterance if there is nothing."""
+        ...
+
+    def story(self) -> list[Said]:
+        """Sentences of a long turn."""
+        ...
+
+
+class FreshSource:
+    """Draws from the training templates, for voices that are synthesised on the fly."""
+
+    def __init__(self, rng: random.Random, voice: str, factor: float) -> None:
+        self.rng, self.voice, self.factor = rng, voice, factor
+        self.speed = round(rng.uniform(0.88, 1.15), 3)
+
+    def say(self, kind: str | None = None) -> Said:
+        return Said(draw(self.rng, kind or draw_kind(self.rng)), self.speed)
+
+    def story(self) -> list[Said]:
+        return [Said(sentence, self.speed) for sentence in draw_story(self.rng)]
+
+
+class _Writer:
+    """Adds events one after the other; `last` is the event that the next turn follows."""
+
+    def __init__(self, rng: random.Random, source: Source, script: Script) -> None:
+        self.rng, self.source, self.script = rng, source, script
+        self.last: int | None = None
+        self.line: str | None = None  # the model's last line
+        self.seconds = 0.0  # a guess of the length so far
+
+    def _between(self, bounds: tuple[float, float]) -> float:
+        return round(self.rng.uniform(*bounds), 3)
+
+    def add(self, side: str, text: str, kind: str, gap: float, **more) -> Event:
+        event = Event(len(self.script.events), side, text, kind, gap=round(gap, 3), **more)
+        if "after" not in more:
+            event.after = self.last
+        self.script.events.append(event)
+        self.seconds += max(gap, 0) + 0.3 + 0.3 * len(text.split())
+        return event
+
+    def user(self, said: Said, gap: float, **more) -> Event:
+        """A turn of the user, at times with a hesitation in it."""
+        words = said.utterance.pause_words
+        pauses = []
+        if words and self.rng.random() < PAUSE_SHARE:
+            count = 2 if len(words) > 2 and self.rng.random() < 0.2 else 1
+            pauses = [(word, self._between(PAUSE)) for word in sorted(self.rng.sample(words, count))]
+        event = self.add("user", said.utterance.text, said.utterance.kind, gap, pauses=pauses, **more)
+        event.clip, event.speed = said.clip, said.speed
+        self.last = event.id
+        return event
+
+    def answer(self, said: Said, gap: float | None = None) -> Event:
+        """The model's answer to what the user just said."""
+        text = reply(said.utterance, self.rng, self.line)
+        event = self.add("model", text, "answer", self._between(REPLY_GAP) if gap is None else gap)
+        self.last = event.id
+        if said.utterance.kind != "again":
+            self.line = text
+        return event
+
+    def user_gap(self) -> float:
+        return self._between(USER_GAP) if self.script.events else self._between((0.2, 2.0))
+
+    def attempt(self, scene: Callable[[_Writer], None]) -> bool:
+        """Play a scene; if the source lacks something for it, leave no trace and return False."""
+        kept, tail = len(self.script.events), self.script.tail
+        state = (self.last, self.line, self.seconds)
+        cuts = [(e, e.cut_by, e.cut_lag) for e in self.script.events]
+        try:
+            scene(self)
+        except NoUtterance:
+            del self.script.events[kept:]
+            self.script.tail, (self.last, self.line, self.seconds) = tail, state
+            for event, by, lag in cuts:
+                event.cut_by, event.cut_lag = by, lag
+            return False
+        return True
+
+    # -- scenes -------------------------------------------------------------------------------
+
+    def exchange(self, kind: str | None = None) -> None:
+        """A question and its answer."""
+        said = self.source.say(kind)
+        while kind is None and said.utterance.kind in (*_FIRST_ONLY, "goodbye", "stop", "again"):
+            said = self.source.say(None)
+        self.user(said, self.user_gap())
+        self.answer(said)
+
+    def greet(self) -> None:
+        self.exchange("greeting")
+
+    def part(self) -> None:
+        """Thanks, at times, and goodbye."""
+        if self.rng.random() < 0.4:
+            self.exchange("thanks")
+        self.exchange("goodbye")
+
+    def once_more(self) -> None:
+        """ "Say that again" after an answer."""
+        self.exchange()
+        self.exchange("again")
+
+    def interruption(self) -> None:
+        """The user breaks into a long answer with a new question, or with "stop"."""
+        said = self.source.say(self.rng.choice(LONG_KINDS))
+        self.user(said, self.user_gap())
+        answered = self.answer(said)
+        new = self.source.say("stop" if self.rng.random() < 0.3 else None)
+        while new.utterance.kind in ("greeting", "goodbye", "again", "thanks", "praise", "hear_me"):
+            new = self.source.say(None)
+        where = round(self.rng.uniform(0.25, 0.7), 3)
+        breaking = self.user(new, 0.0, fraction=where)
+        answered.cut_by, answered.cut_lag = breaking.id, self._between(STOP_LAG)
+        self.answer(new)
+
+    def listener(self) -> None:
+        """The user hums along with a long answer, and the model goes on."""
+        said = self.source.say(self.rng.choice(LONG_KINDS))
+        self.user(said, self.user_gap())
+        answered = self.answer(said)
+        hum = self.source.say("backchannel")
+        where = round(self.rng.uniform(0.3, 0.75), 3)
+        event = self.add("user", hum.utterance.text, "backchannel", 0.0, fraction=where, gain=-4.0)
+        event.clip, event.speed = hum.clip, hum.speed
+        self.last = answered.id
+
+    def long_turn(self) -> None:
+        """Several sentences of the user, "mm-hm" of the model in between, then a question and its answer."""
+        for i, sentence in enumerate(self.source.story()):
+            told = self.user(sentence, self._between(SENTENCE_PAUSE) if i else self.user_gap())
+            if self.rng.random() < 0.6:
+                gap = self._between(BACKCHANNEL_GAP)
+                self.add("model", self.rng.choice(BACKCHANNEL), "backchannel", gap, after=told.id)
+        question = self.source.say(
+            self.rng.choice(("plus", "opposite", "color", "spell", "number_after", "sound"))
+        )
+        self.user(question, self._between(SENTENCE_PAUSE))
+        self.answer(question)
+
+    def silence(self) -> None:
+        """Nobody speaks for long: the model asks once whether anyone is there; then the user goes on."""
+        asked = self.add("model", self.rng.choice(STILL_THERE), "still_there", self._between(ASK_AFTER))
+        self.last, self.line = asked.id, asked.text
+        self.seconds += 1
+        if self.rng.random() < 0.6:
+            self.exchange()
+        else:
+            self.script.tail = self._between((4.0, 14.0))
+
+    def noise(self) -> None:
+        """Sounds in the room while nobody speaks, or over the model's answer; nobody reacts."""
+        if self.script.events and self.rng.random() < 0.35:
+            said = self.source.say(self.rng.choice(LONG_KINDS))
+            self.user(said, self.user_gap())
+            answered = self.answer(said)
+            where = round(self.rng.uniform(0.1, 0.9), 3)
+            self.add("room", self.rng.choice(SOUNDS), "sound", 0.0, fraction=where, gain=self._gain())
+            self.last = answered.id
+            return
+        for _ in range(self.rng.randint(1, 2)):
+            event = self.add(
+                "room", self.rng.choice(SOUNDS), "sound", self._between((0.4, 1.2)), gain=self._gain()
+            )
+            self.last = event.id
+        self.exchange()
+
+    def _gain(self) -> float:
+        return round(self.rng.uniform(-14, 0), 1)
+
+
+# Scenes and how often each comes.
+_SCENES: tuple[tuple[Callable[[_Writer], None], float], ...] = (
+    (_Writer.exchange, 62),
+    (_Writer.interruption, 11),
+    (_Writer.long_turn, 7),
+    (_Writer.listener, 4),
+    (_Writer.silence, 5),
+    (_Writer.noise, 6),
+    (_Writer.once_more, 5),
+)
+
+
+def write_script(seed: str, source: Source, seconds: tuple[float, float] = (15.0, 55.0)) -> Script:
+    """A dialogue of about so many seconds. The same seed and source give the same script."""
+    rng = random.Random(f"script/{seed}")
+    script = Script(seed, source.voice, source.factor, round(rng.uniform(0.5, 2.5), 3))
+    writer = _Writer(rng, source, script)
+    target = rng.uniform(*seconds)
+    opening, closing = rng.random(), rng.random() < 0.35
+    if opening < 0.06:
+        writer.attempt(_Writer.silence)
+    elif opening < 0.5:
+        writer.attempt(_Writer.greet)
+    failures = 0
+    scenes, weights = zip(*_SCENES)
+    while writer.seconds < target and script.tail < 4 and failures < 10:
+        failures += not writer.attempt(rng.choices(scenes, weights)[0])
+    if not script.events:
+        raise NoUtterance(f"voice {source.voice} has too few clips for a dialogue")
+    if script.tail < 4 and closing:
+        writer.attempt(_Writer.part)
+    elif script.tail < 4 and rng.random() < 0.2:
+        script.tail = round(rng.uniform(3.0, 6.0), 3)
+    script.check()
+    return script
+
+
+def fresh_script(seed: str, voice: str | None = None) -> Script:
+    """A dialogue with a user drawn from the training voices, all words fresh from the templates."""
+    rng = random.Random(f"user/{seed}")
+    voice = voice or rng.choice([ASSISTANT, *training_voices("kokoro")])
+    return write_script(seed, FreshSource(rng, voice, draw_factor(rng, voice)))
+
+
+def describe(script: Script) -> str:
+    """The script as lines for a person to read."""
+    lines = [f"user {script.voice} x{script.factor}, seed {script.seed}"]
+    for e in script.events:
+        place = (
+            "start"
+            if e.after is None
+            else f"#{e.after}" + ("" if e.fraction == 1 else f" at {e.fraction:.0%}")
+        )
+        extra = "".join(f" [{seconds:.1f} s before word {word}]" for word, seconds in e.pauses)
+        extra += f" [stops {e.cut_lag:.2f} s into #{e.cut_by}]" if e.cut_by is not None else ""
+        lines.append(f"#{e.id:<2} {e.side:<5} {place} {e.gap:+.2f} s  {e.text}{extra}")
+    return "\n".join([*lines, f"tail {script.tail:.1f} s"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.mini.dialogues", description="Write dialogues.")
+    parser.add_argument("--count", type=int, default=3, help="how many (default %(default)s)")
+    parser.add_argument("--seed", default="0", help="default %(default)s")
+    parser.add_argument("--out", type=Path, help="JSON lines file; without it they are printed to read")
+    args = parser.parse_args()
+    scripts = [fresh_script(f"{args.seed}/{i}") for i in range(args.count)]
+    if args.out:
+        from aizuchi.files import write_text
+
+        write_text(args.out, "".join(s.to_json() + "\n" for s in scripts))
+        print(f"{len(scripts)} dialogues -> {args.out}")
+    else:
+        print("\n\n".join(describe(s) for s in scripts))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
