@@ -217,6 +217,10 @@ def _kyutai(
     names = DEFAULT_NAMES | (config or {})
     if weights is None:
         weights = _resolve(names["moshi_name"], folder, hub)
+        mimi = _resolve(names["mimi_name"], folder, hub)
+        if weights is None and mimi is not None and config is not None and "dim" not in config:
+            codec = _mimi_config_of(folder, config, mimi, hub)
+            return Checkpoint(name, "kyutai", "mimi", folder, [mimi], config, mimi, codec)
         if weights is None:
             raise CheckpointError(
                 f"{name}: the weights {names['moshi_name']!r} are not in {folder}; it holds {_listing(folder)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -224,6 +225,11 @@ def open_moshi(found: Checkpoint, config: MoshiConfig | None = None) -> tuple[Mo
         codec = mimi_config(found.mimi_config)
         config = moshi_config(found.config, codec, weights.depth_steps, weights.extra_heads)
     config = copy.deepcopy(config)
+    if isinstance((getattr(config, "kyutai", None) or {}).get("config"), dict):
+        # What reading undoes is not written back.
+        undone = ("lora", "lora_name", "lora_rank", "lora_scaling") if lora is not None else ()
+        for option in (*undone, *(("quantize",) if weights.quantized else ())):
+            config.kyutai["config"].pop(option, None)
     if weights.split:
         config.kyutai = {**getattr(config, "kyutai", {}), "split": True}
     groups = moshi_groups(config)
@@ -325,14 +331,17 @@ def read_mimi(path: Path, config: MimiConfig) -> dict[str, Tensor]:
 
 def _fill_mimi(model: nn.Module, path: Path, dtype: torch.dtype | None, device: torch.device) -> None:
     tensors = read_mimi(path, model.config)
-    check_shapes(path, {n: tuple(t.shape) for n, t in tensors.items()}, model)
+    check_mimi(path, tensors, model.config)
     for name, value in tensors.items():
         kept = not value.is_floating_point() or dtype is None
         _assign(model, name, value.to(device) if kept else value.to(device, dtype))
 
 
-def check_shapes(label: Any, found: dict[str, tuple[int, ...]], model: nn.Module) -> None:
-    """Refuse tensors that are not exactly a model's, with the first key and shape that is wrong."""
+def check_mimi(label: Any, tensors: Mapping[str, Any], config: MimiConfig) -> None:
+    """Refuse tensors (or shapes) that are not exactly a codec's, with the first key and shape that is wrong."""
+    found = {name: tuple(getattr(value, "shape", value)) for name, value in tensors.items()}
+    with torch.device("meta"):
+        model = MimiModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, shape in expected.items():
         if name in found and found[name] != shape:
