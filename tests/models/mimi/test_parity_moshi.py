@@ -304,7 +304,7 @@ class TestLayout:
 @pytest.fixture(scope="module")
 def real() -> tuple[MimiModel, torch.nn.Module, Tensor]:
     """The published size with random weights."""
-    model = make_model(fit_seconds=10, num_quantizers=8, layer_scale_initial_scale=0.1)
+    model = make_model(fit_seconds=20, num_quantizers=8, layer_scale_initial_scale=0.1)
     return model, reference(model), speech(24_000 * SECONDS)
 
 
