@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +27,11 @@ class Reply(NamedTuple):
 
 
 class System(Protocol):
-    """A dialogue system; `name` tells one system, checkpoint and seed from another."""
+    """A dialogue system; `name` tells one system, checkpoint and seed from another.
+
+    One that can hear several users at once may also have `replies(users)`, an iterator of
+    (index, reply) in any order.
+    """
 
     name: str
 
@@ -34,18 +40,28 @@ class System(Protocol):
         ...
 
 
-def checked_reply(system: System, user: np.ndarray) -> Reply:
-    """Ask a system, and make its wave as long as the user's: cut, or filled with silence.
+def ask(system: System, users: Sequence[np.ndarray]) -> Iterator[tuple[int, Reply]]:
+    """Ask a system about several users, all at once if it can; (index, reply) as they come.
+
+    Raises:
+        AizuchiError: a reply is malformed.
+    """
+    replies = getattr(system, "replies", None)
+    found = replies(users) if replies else ((i, system.reply(user)) for i, user in enumerate(users))
+    for index, reply in found:
+        yield index, checked_reply(system.name, users[index], reply)
+
+
+def checked_reply(name: str, user: np.ndarray, reply: tuple[np.ndarray, Sequence[Word]]) -> Reply:
+    """Make a reply's wave as long as the user's: cut, or filled with silence.
 
     Raises:
         AizuchiError: its wave is no (samples,) of finite numbers.
     """
-    wave, words = system.reply(user)
+    wave, words = reply
     wave = np.asarray(wave, dtype=np.float32)
     if wave.ndim != 1 or not np.isfinite(wave).all():
-        raise AizuchiError(
-            f"{system.name} gave a wave of shape {wave.shape}; it must be (samples,) and finite"
-        )
+        raise AizuchiError(f"{name} gave a wave of shape {wave.shape}; it must be (samples,) and finite")
     if len(wave) < len(user):
         wave = np.concatenate([wave, np.zeros(len(user) - len(wave), np.float32)])
     wave = np.clip(wave[: len(user)], -1.0, 1.0)
@@ -54,12 +70,21 @@ def checked_reply(system: System, user: np.ndarray) -> Reply:
     return Reply(wave, words)
 
 
-def open_system(spec: str) -> System:
-    """A system from "package.module:factory", a callable without arguments that returns one.
+def open_system(spec: str | None = None, seed: int = 0) -> System:
+    """A system by name.
+
+    Args:
+        spec: a model's folder or hub name; None for the one that comes with aizuchi; "random" for random
+            weights; or "package.module:factory", a callable without arguments that returns a `System`.
+        seed: of a model's sampling.
 
     Raises:
-        AizuchiError: it can't be imported, or what it returns has no `name` and `reply`.
+        AizuchiError: there is no such model, or what the factory returns has no `name` and `reply`.
     """
+    if spec is None or ":" not in spec or Path(spec).exists():
+        from aizuchi.evaluate.model_system import load_model_system
+
+        return load_model_system(spec, seed)
     system = load_factory(spec, "system")()
     if not (hasattr(system, "name") and callable(getattr(system, "reply", None))):
         raise AizuchiError(f"{spec} gives no system: it needs a name and reply(user) -> (wave, words)")

@@ -21,7 +21,7 @@ from aizuchi.evaluate.intervals import Interval, clip, merge, total
 from aizuchi.evaluate.recognize import Recognizer, snap_words
 from aizuchi.evaluate.results import Cache, Measure, Section, average, content_key, proportion, run_items
 from aizuchi.evaluate.scenario_set import Truth
-from aizuchi.evaluate.systems import System, checked_reply
+from aizuchi.evaluate.systems import System, ask
 from aizuchi.evaluate.turn_samples import (
     Chunk,
     Sample,
@@ -60,22 +60,26 @@ def record(samples: Sequence[Sample], system: System, section: Section, progress
 
     A recording that was made by the same system from the same input is kept.
     """
-    for sample in tqdm(samples, desc=f"{system.name} listens", unit="", disable=None if progress else True):
+    todo: list[tuple[Sample, str, np.ndarray]] = []
+    for sample in samples:
         try:
             key = content_key(system.name, sample.folder / "input.wav")
             stamp = sample.output / "output.key"
             if (sample.output / "output.wav").is_file() and stamp.is_file() and stamp.read_text() == key:
                 continue
-            user = read_audio(sample.folder / "input.wav")[0]  # (samples,)
-            wave, words = checked_reply(system, user)
-            sample.output.mkdir(parents=True, exist_ok=True)
-            for stale in ("output.json", "output.key"):
-                (sample.output / stale).unlink(missing_ok=True)
-            write_audio(sample.output / "output.wav", wave)
-            write_chunks(sample.output / "monologue.json", " ".join(w.text for w in words), words)
-            write_text(stamp, key)
+            todo.append((sample, key, read_audio(sample.folder / "input.wav")[0]))
         except (AizuchiError, OSError) as error:
             section.broken.append({"path": sample.name, "reason": str(error)})
+    replies = ask(system, [user for _, _, user in todo])
+    bar = tqdm(replies, total=len(todo), desc="listening", unit="", disable=None if progress else True)
+    for index, (wave, words) in bar:
+        sample, key, _ = todo[index]
+        sample.output.mkdir(parents=True, exist_ok=True)
+        for stale in ("output.json", "output.key"):
+            (sample.output / stale).unlink(missing_ok=True)
+        write_audio(sample.output / "output.wav", wave)
+        write_chunks(sample.output / "monologue.json", " ".join(w.text for w in words), words)
+        write_text(sample.output / "output.key", key)  # last: without it the recording is made anew
 
 
 def evaluate(
