@@ -202,7 +202,7 @@ def _make_noise(text: Any, name: str, rng: np.random.Generator, synthesizer: Syn
     """No words at all: near silence, or room noise with thumps and hisses. Nobody should answer."""
     size = round(NOISE_SECONDS * RATE)
     level = float(rng.choice([1e-4, 3e-3, 1e-2, 2e-2]))
-    wave = _coloured(size, rng) * level
+    wave = coloured_noise(size, rng) * level
     bursts = []
     for _ in range(int(rng.integers(0, 5)) if level > 1e-3 else 0):
         start = rng.uniform(1.0, NOISE_SECONDS - 1.5)
@@ -210,7 +210,7 @@ def _make_noise(text: Any, name: str, rng: np.random.Generator, synthesizer: Syn
         at = round(start * RATE)
         shape = np.exp(-np.linspace(0, 5, length))
         wave[at : at + length] += (
-            _coloured(length, rng, slope=rng.uniform(0, 1.5)) * shape * rng.uniform(0.05, 0.2)
+            coloured_noise(length, rng, slope=rng.uniform(0, 1.5)) * shape * rng.uniform(0.05, 0.2)
         )
         bursts.append((start, start + length / RATE))
     return Scenario(name, "silence_and_noise", wave.astype(np.float32), events={"noise": sorted(bursts)})
@@ -296,7 +296,7 @@ def _fade(wave: np.ndarray, begin: bool, end: bool) -> np.ndarray:
     return wave
 
 
-def _coloured(size: int, rng: np.random.Generator, slope: float = 1.0) -> np.ndarray:
+def coloured_noise(size: int, rng: np.random.Generator, slope: float = 1.0) -> np.ndarray:
     """Noise with a spectrum that falls with frequency, of root mean square 1."""
     spectrum = np.fft.rfft(rng.normal(size=size))
     frequency = np.maximum(np.fft.rfftfreq(size, 1 / RATE), 50.0)
