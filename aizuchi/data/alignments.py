@@ -51,11 +51,14 @@ class DataError(AizuchiError):
     """Training data is wrong. `problems` lists everything that was found, the message the first few."""
 
     def __init__(self, problems: list[Problem], shown: int = 5):
-        self.problems = problems
+        self.problems, self._shown = problems, shown
         lines = [str(problem) for problem in problems[:shown]]
         if len(problems) > shown:
             lines.append(f"... and {len(problems) - shown} more (aizuchi data check lists them all)")
         super().__init__("; ".join(lines))
+
+    def __reduce__(self) -> tuple:  # it crosses from worker processes
+        return type(self), (self.problems, self._shown)
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,13 @@ class Dialogue:
 
     Attributes:
         audio: the sound file.
+        name: its path as the line has it.
         duration: seconds, as the line says, or as the file's header does if the line has none.
         where: `list.jsonl:line`, for messages.
     """
 
     audio: Path
+    name: str
     duration: float
     where: str
 
@@ -286,7 +288,7 @@ def _parse_line(line: str, file: Path, where: str) -> Dialogue | Problem:
         return Problem(where, f"duration should be a number of seconds, not {json.dumps(duration)[:40]}")
     if not (math.isfinite(duration) and duration > 0):
         return Problem(where, f"duration is {duration:g}; it must be above 0")
-    return Dialogue(audio, float(duration), where)
+    return Dialogue(audio, row["path"], float(duration), where)
 
 
 def _channel_message(audio: Path, channels: int) -> str:

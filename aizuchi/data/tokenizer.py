@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from aizuchi.errors import AizuchiError
@@ -18,13 +17,21 @@ class TextTokenizer:
     """Encodes one word at a time, with no special tokens around it.
 
     Args:
-        tokenizer: a `sentencepiece.SentencePieceProcessor`, a transformers tokenizer, a path that
-            `load_tokenizer` understands, or anything with `encode(str) -> list[int]`. To turn ids back into
-            words it also needs `decode(list[int]) -> str`.
+        tokenizer: a `sentencepiece.SentencePieceProcessor`, a transformers tokenizer, the path of a
+            SentencePiece `.model` file or of a folder with `tokenizer.json`, or anything with
+            `encode(str) -> list[int]`. To turn ids back into words it also needs
+            `decode(list[int]) -> str`.
+
+    Raises:
+        AizuchiError: it is none of these, or nothing lies at the path.
     """
 
     def __init__(self, tokenizer: Any):
         if isinstance(tokenizer, (str, os.PathLike)):
+            from aizuchi.checkpoints.tokenizer import load_tokenizer  # brings transformers: not at import
+
+            if not os.path.exists(tokenizer):
+                raise AizuchiError(f"tokenizer {tokenizer} does not exist")
             tokenizer = load_tokenizer(tokenizer)
         if not callable(getattr(tokenizer, "encode", None)):
             raise AizuchiError(
@@ -68,39 +75,11 @@ class TextTokenizer:
     def fingerprint(self) -> str:
         """A short hash of the vocabulary, which says if two sets of ids mean the same."""
         tokenizer = self._tokenizer
-        if hasattr(tokenizer, "serialized_model_proto"):  # SentencePiece
-            material = tokenizer.serialized_model_proto()
+        if hasattr(tokenizer, "id_to_piece") and hasattr(tokenizer, "get_piece_size"):  # SentencePiece
+            vocabulary = {tokenizer.id_to_piece(i): i for i in range(tokenizer.get_piece_size())}
         elif hasattr(tokenizer, "get_vocab"):
-            material = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False).encode()
+            vocabulary = tokenizer.get_vocab()
         else:
-            material = type(tokenizer).__qualname__.encode()
-        return hashlib.sha256(material).hexdigest()[:16]
-
-
-def load_tokenizer(path: str | os.PathLike[str]) -> Any:
-    """Load a SentencePiece `.model` file, or a folder that holds one or a transformers tokenizer.
-
-    Raises:
-        AizuchiError: nothing there, or nothing that is a tokenizer.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise AizuchiError(f"tokenizer {path} does not exist")
-    if path.is_dir():
-        if (path / "tokenizer.json").exists() or (path / "tokenizer_config.json").exists():
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        models = sorted(path.glob("*.model"))
-        if len(models) != 1:
-            raise AizuchiError(
-                f"tokenizer {path}: expected tokenizer.json or one SentencePiece .model file, found "
-                f"{len(models)} .model files"
-            )
-        path = models[0]
-    import sentencepiece
-
-    try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-        raise AizuchiError(f"tokenizer {path} is not a SentencePiece model ({error})") from error
+            vocabulary = {type(tokenizer).__qualname__: 0}
+        material = json.dumps(sorted(vocabulary.items()), ensure_ascii=False)
+        return hashlib.sha256(material.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -217,6 +218,8 @@ def test_errors_are_listed_but_not_endlessly(one):
     with pytest.raises(DataError, match="and 25 more") as caught:
         read_dialogues(one)
     assert len(caught.value.problems) == 30
+    again = pickle.loads(pickle.dumps(caught.value))  # as it comes from a worker process
+    assert again.problems == caught.value.problems and str(again) == str(caught.value)
 
 
 def test_sources(tmp_path):

@@ -33,8 +33,15 @@ def test_sentencepiece_words_round_trip_without_bos(sentencepiece_model):
     frames = words_to_frames(words, 40, tokenizer)
     assert [w.text for w in frames_to_words(frames, tokenizer)] == ["the", "cat", "sat"]
     assert PAD in frames
-    assert TextTokenizer(sentencepiece_model.parent).encode("cat") == ids  # a folder with one model
     assert len(tokenizer.fingerprint()) == 16
+
+
+def test_sentencepiece_is_the_same_as_a_file_and_as_an_object(sentencepiece_model):
+    file = TextTokenizer(sentencepiece_model)
+    given = TextTokenizer(sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model)))
+    assert file.encode("cat") == given.encode("cat")
+    assert file.decode(given.encode("cat")) == given.decode(file.encode("cat")) == "cat"
+    assert file.fingerprint() == given.fingerprint()
 
 
 def test_a_transformers_tokenizer_adds_no_special_tokens(tmp_path):
@@ -59,7 +66,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
         TextTokenizer(object())
     with pytest.raises(AizuchiError, match="does not exist"):
         TextTokenizer(tmp_path / "none.model")
-    with pytest.raises(AizuchiError, match="0 .model files"):
+    with pytest.raises(AizuchiError, match="no tokenizer.json"):
         TextTokenizer(tmp_path)
     (tmp_path / "bad.model").write_bytes(b"not a model")
     with pytest.raises(AizuchiError, match="not a SentencePiece model"):
