@@ -35,7 +35,8 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     output_modalities = ("audio", "text")
-    _keep_in_fp32_modules = ["condition_provider"]
+    # As in the original. In bfloat16 the codec would give other codes for every tenth.
+    _keep_in_fp32_modules_strict = ["condition_provider", "audio_encoder"]
 
     def __init__(self, config: MoshiConfig):
         super().__init__(config)
@@ -160,7 +161,7 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
             raise ValueError("This model has no conditions (`config.conditioners` is empty).")
         return self.condition_provider(rows)
 
-    def _resolve_conditions(self, conditions: Any) -> Conditions:
+    def _resolve_conditions(self, conditions: Any, rows: int) -> Conditions:
         if self.condition_provider is None:
             if conditions is not None:
                 raise ValueError("`conditions` were given, but `config.conditioners` is empty.")
@@ -169,7 +170,9 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
             raise ValueError(
                 f"This model needs `conditions`: one dict a row naming {list(self.condition_provider.conditioners)}."
             )
-        return conditions if isinstance(conditions, Conditions) else self.prepare_conditions(conditions)
+        if not isinstance(conditions, Conditions):
+            conditions = self.prepare_conditions(conditions)
+        return conditions.expand(rows)
 
     def _check_columns(self, text: Tensor | None, moshi: Tensor | None, user: Tensor | None) -> None:
         config = self.config
@@ -236,7 +239,6 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         config = self.config
         parts = _by_prefix(kwargs)
         return_dict = config.return_dict if return_dict is None else return_dict
-        conditions = self._resolve_conditions(conditions)
         columns = None
         if inputs_embeds is None:
             if input_ids is None and all(
@@ -254,20 +256,22 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
             )
             self._check_columns(input_ids, moshi_audio_codes, user_audio_codes)
             columns = self._stack(input_ids, moshi_audio_codes, user_audio_codes)
+            conditions = self._resolve_conditions(conditions, columns.shape[0])
             inputs_embeds = self.embed_columns(columns, conditions.sum)
         else:
             check_embeds("inputs_embeds", inputs_embeds, config.hidden_size)
+            conditions = self._resolve_conditions(conditions, inputs_embeds.shape[0])
         cross = None if conditions.cross is None else conditions.cross.to(inputs_embeds)
-        outputs = self.decoder(
-            inputs_embeds=inputs_embeds,
+        options = dict(
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,
             condition=None if cross is None else self.temporal.cross_keys_values(cross),
-            **parts["decoder"],
+        )
+        outputs = self.decoder(
+            inputs_embeds=inputs_embeds, **(options | parts["decoder"] | {"return_dict": True})
         )
         hidden = outputs.last_hidden_state
         result = MoshiConditionalGenerationOutputWithPast(
@@ -329,13 +333,11 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         tokens = columns[:, :codebooks, 1:].transpose(1, 2).flatten(0, 1)
         targets = labels[:, :, 1:].transpose(1, 2).flatten(0, 1)
         contexts = hidden[:, :-1].flatten(0, 1)[:, None]  # (B * (T - 1), 1, H)
+        options = dict(
+            use_cache=False, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+        )
         depth = self.depth_decoder(
-            input_ids=tokens,
-            last_hidden_state=contexts,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            **({"use_cache": False} | parts["depth"]),
+            input_ids=tokens, last_hidden_state=contexts, **(options | parts["depth"] | {"return_dict": True})
         )
         result.audio_logits = depth.logits
         result.depth_past_key_values = depth.past_key_values

@@ -21,6 +21,19 @@ class Conditions:
     sum: Tensor | None = None
     cross: Tensor | None = None
 
+    def expand(self, rows: int) -> Conditions:
+        """The same for ``rows`` rows: one row of conditions is everybody's.
+
+        Raises:
+            ValueError: another number of rows than 1 or ``rows``.
+        """
+        for value in (self.sum, self.cross):
+            if value is not None and value.shape[0] not in (1, rows):
+                raise ValueError(f"`conditions` are of {value.shape[0]} rows, the input has {rows}.")
+        return Conditions(
+            *(None if value is None else value.expand(rows, -1, -1) for value in (self.sum, self.cross))
+        )
+
     @staticmethod
     def cat(parts: list[Conditions]) -> Conditions:
         """Rows of several, one below the other (for guidance: with and without)."""

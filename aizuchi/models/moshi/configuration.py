@@ -9,13 +9,27 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from ..layers import NORM_KINDS
 from ..mimi.configuration import MimiConfig
 
 
+SIZES = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim audio_vocab_size "
+    "ffn_dim num_codebooks sliding_window"
+).split()
+
+
 def _check_common(config: Any) -> None:
     name = type(config).__name__
+    for field in SIZES:
+        if getattr(config, field) < 1:
+            raise ValueError(f"`{field}={getattr(config, field)}` of {name} must be at least 1.")
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(
+            f"`hidden_act={config.hidden_act!r}` of {name} is no activation that transformers knows."
+        )
     if config.ffn_dim % 2:
         raise ValueError(f"`ffn_dim={config.ffn_dim}` must be even.")
     if config.num_attention_heads % config.num_key_value_heads:
@@ -37,7 +51,8 @@ class MoshiDepthConfig(PreTrainedConfig):
         hidden_size: width. input_size: width of the temporal model's hidden state.
         num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim: as usual; None is derived.
         audio_vocab_size: entries of a codebook; each audio embedding has one row more, for the initial token.
-        max_position_embeddings, sliding_window: kept for compatibility; a depth decoder sees all of its frame.
+        max_position_embeddings, sliding_window: kept for compatibility and raised to ``num_codebooks`` where they
+            are less; a depth decoder sees all of its frame.
         hidden_act, ffn_dim: the gated feed-forward; ``fc1`` is ``ffn_dim`` wide, ``fc2`` reads half of it.
         initializer_range, rms_norm_eps, attention_dropout, use_cache, tie_word_embeddings: as usual.
         num_codebooks: codebook steps of a frame.
@@ -88,10 +103,11 @@ class MoshiDepthConfig(PreTrainedConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        # A frame is never shorter than these: transformers' caches would drop its first keys.
+        self.sliding_window = max(self.sliding_window, self.num_codebooks)
+        self.max_position_embeddings = max(self.max_position_embeddings, self.num_codebooks + 1)
         super().__post_init__(**kwargs)
         _check_common(self)
-        if self.num_codebooks < 1:
-            raise ValueError(f"`num_codebooks={self.num_codebooks}` of a depth decoder must be at least 1.")
         schedule = self.weights_per_step_schedule
         if schedule is not None and (len(schedule) != self.num_codebooks or min(schedule) < 0):
             raise ValueError(
@@ -238,6 +254,8 @@ class MoshiConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         _check_common(self)
+        if self.head_dim % 2:
+            raise ValueError(f"`head_dim={self.head_dim}` must be even for the rotary embedding.")
         if self.num_codebooks > self.audio_encoder_config.num_codebooks:
             raise ValueError(
                 f"`num_codebooks={self.num_codebooks}` is more than the audio encoder's "

@@ -21,7 +21,7 @@ from ..cache import Plan, RingCache, SequenceCache
 from ..layers import GatedMLP, TokenEmbedding, make_norm, rotary_angles
 from .attention import CrossAttention, SelfAttention, linear_maker
 from .base import MoshiPreTrainedModel
-from .caches import check_cache, from_legacy, to_legacy
+from .caches import check_cache, check_ring, from_legacy, to_legacy
 from .configuration import MoshiConfig
 from .losses import causal_text_loss
 from .outputs import MoshiCausalLMOutputWithPast
@@ -181,10 +181,15 @@ class MoshiModel(MoshiPreTrainedModel):
         if self.gradient_checkpointing and self.training:
             use_cache = False
         if state is not None:
+            if any(x is not None for x in (past_key_values, attention_mask, position_ids)):
+                raise ValueError(
+                    "`state` holds past, mask and positions itself: pass none of them beside it."
+                )
+            check_ring(state, config, inputs_embeds.shape[0])
             plan: Plan = state.begin(inputs_embeds.shape[1], active)
             past, legacy = None, False
         else:
-            past, legacy = self._past(past_key_values, use_cache)
+            past, legacy = self._past(past_key_values, use_cache, inputs_embeds.shape[0])
             plan = self._sequence_plan(inputs_embeds, attention_mask, position_ids, past, output_attentions)
         x, states, attentions = self.run(
             inputs_embeds, plan, condition, output_attentions, output_hidden_states
@@ -198,15 +203,15 @@ class MoshiModel(MoshiPreTrainedModel):
         )
         return outputs if return_dict else outputs.to_tuple()
 
-    def _past(self, past: Any, use_cache: bool) -> tuple[Cache | None, bool]:
+    def _past(self, past: Any, use_cache: bool, rows: int) -> tuple[Cache | None, bool]:
         """The cache to work on, and whether it came as a legacy tuple."""
         if past is None:
             return (DynamicCache(config=self.config) if use_cache else None), False
         if isinstance(past, RingCache):
             raise ValueError("`past_key_values` is a ring: pass it as `state`.")
         if isinstance(past, tuple | list):
-            return from_legacy(past, self.config), True
-        check_cache(past, self.config)
+            return from_legacy(past, self.config, rows), True
+        check_cache(past, self.config, rows)
         return past, False
 
     def _sequence_plan(

@@ -22,6 +22,7 @@ from .base import MoshiPreTrainedModel
 from .caches import check_cache, from_legacy, to_legacy
 from .configuration import MoshiDepthConfig
 from .decoder import MoshiDecoderLayer
+from .losses import audio_loss_parts, normalised
 from .validation import check_embeds, check_one_of, check_range
 
 
@@ -163,6 +164,7 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
         cache_position: Tensor | None = None,
         logits_to_keep: int = 0,
         **kwargs: Any,
@@ -173,6 +175,8 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
             input_ids: (B, S) the text id, then codes; with a cache, those of the next steps.
             last_hidden_state: (B, 1, input_size) hidden state of the temporal model.
             inputs_embeds: (B, S, hidden_size) token embeddings instead of ids.
+            labels: (B, S) the codes that these steps predict (not shifted: the step's own input is the code
+                before); -100, -1 and the initial token are not learned.
             attention_mask, position_ids, cache_position: accepted for compatibility; a frame has no padding.
         Returns:
             ``CausalLMOutputWithPast`` with logits (B, S, audio_vocab_size)
@@ -189,14 +193,14 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
             output_hidden_states = config.output_hidden_states
         use_cache = config.use_cache if use_cache is None else use_cache
         legacy = isinstance(past_key_values, tuple | list)
-        past = from_legacy(past_key_values, config) if legacy else past_key_values
+        rows, steps = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+        past = from_legacy(past_key_values, config, rows) if legacy else past_key_values
         if past is None and use_cache and not (self.gradient_checkpointing and self.training):
             past = DynamicCache()
         elif past is not None and not legacy:
-            check_cache(past, config)
+            check_cache(past, config, rows)
         first = past.get_seq_length() if past is not None else 0
         first = int(first)  # a static cache counts in a tensor
-        steps = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
         if first + steps > config.num_codebooks:
             raise ValueError(
                 f"A frame has `num_codebooks={config.num_codebooks}` steps (the text token, then all codes but the "
@@ -216,11 +220,14 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
             x, weights = layer(x, plan, None, None, output_attentions, first=first)
             attentions.append(weights)
         states.append(x)
-        logits = self._head(x, first)[:, -logits_to_keep:]
+        logits = self._head(x, first)
+        loss = None if labels is None else self._loss(logits, labels)
+        logits = logits[:, -logits_to_keep:]
         cache = None
         if use_cache and past is not None:
             cache = to_legacy(past) if legacy else past
         outputs = CausalLMOutputWithPast(
+            loss=loss,
             logits=logits,
             past_key_values=cache,
             hidden_states=tuple(states) if output_hidden_states else None,
@@ -228,6 +235,15 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         )
         return_dict = config.return_dict if return_dict is None else return_dict
         return outputs if return_dict else outputs.to_tuple()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of logits (B, S, A) for labels (B, S)."""
+        if labels.shape != logits.shape[:2]:
+            raise ValueError(
+                f"`labels` {tuple(labels.shape)} must label each of the {tuple(logits.shape[:2])} steps."
+            )
+        check_range("labels", labels, -100, self.config.audio_vocab_size)
+        return normalised(*audio_loss_parts(logits, labels, self.config))
 
     def _plan(self, x: Tensor, past: Any, first: int) -> SequenceCache:
         positions = torch.arange(first, first + x.shape[1], device=x.device)[None]

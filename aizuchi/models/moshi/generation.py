@@ -76,7 +76,8 @@ class DuplexGeneration:
             user_audio_codes (B, K, T or more), or user_input_values (B, 1, S): what the user says; what goes
                 beyond the prompt is heard at its time.
             moshi_audio_codes (B, K, T), or moshi_input_values: what the model has said.
-            inputs_embeds: (B, T, H) instead of all of these.
+            inputs_embeds: (B, T, H) what the temporal model sees of the prompt, instead of all of these. Those that
+                are given beside it are laid out from column 0 on, and serve what comes after the prompt.
             return_audio_waveforms, return_audio_codes: what to return beside the text.
             concat_unconditional_inputs: start with the column of initial tokens, as in training.
             user_silence: how the user is silent where nothing is known: "steady" (Mimi's codes of a running
@@ -85,7 +86,8 @@ class DuplexGeneration:
             kwargs: anything `GenerationMixin.generate` takes (``streamer`` may have a ``put_audio`` method, see
                 `AudioStreamer`); with the prefix ``depth_`` or ``depth_decoder_``, the depth decoder's sampling.
         Returns:
-            `MoshiConditionalGenerationGenerateOutput`; only text ids (B, L) when no audio is asked for.
+            `MoshiConditionalGenerationGenerateOutput`; when no audio is asked for, or the model makes none, text
+            ids (B, L), or transformers' `GenerateDecoderOnlyOutput` with ``return_dict_in_generate``.
         Raises:
             ValueError: streams missing or not synchronised, beams, assisted decoding, unknown arguments.
         """
@@ -113,11 +115,10 @@ class DuplexGeneration:
         def loop(model: Any, input_ids: Tensor, **given: Any) -> Any:
             return _decode(model, input_ids, run, depth, **given)
 
-        start = (
-            {"input_ids": prompt.text[::copies]}
-            if prompt.embeds is None
-            else {"inputs_embeds": prompt.embeds[::copies]}
-        )
+        if inputs_embeds is None or input_ids is not None:
+            start = {"input_ids": prompt.text[::copies]}
+        else:
+            start = {"inputs_embeds": inputs_embeds}
         text = super().generate(  # type: ignore[misc]
             **start,
             attention_mask=prompt.mask[::copies],
@@ -127,7 +128,7 @@ class DuplexGeneration:
         )
         if streamer is not None and hasattr(streamer, "end_audio"):
             streamer.end_audio()
-        if not return_audio_waveforms and not return_audio_codes:
+        if self.depth_decoder is None or not (return_audio_waveforms or return_audio_codes):
             return text
         codes = prompt.frames(self, run.columns, run.tokens)
         waves = prompt.waveforms(self, codes) if return_audio_waveforms else None
@@ -143,8 +144,11 @@ class DuplexGeneration:
 
         ``temp`` (sic, in converted checkpoints) is read as temperature.
         """
-        config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
+        given = kwargs.pop("generation_config", None)
+        config = copy.deepcopy(given or self.generation_config)
         temp = getattr(config, "temp", None)
+        if temp is None and config.temperature is None:  # what a given config leaves open is the model's
+            temp = getattr(self.generation_config, "temp", None)
         if temp is not None and config.temperature in (None, 1.0):
             config.temperature = temp
         others = config.update(**kwargs)  # what is left is no generation setting
@@ -161,11 +165,8 @@ class DuplexGeneration:
         for name, what in REFUSED.items():
             if kwargs.get(name) is not None or getattr(config, name, None) not in (None, 1.0):
                 raise ValueError(f"`{name}`: {what} is not possible where audio is made.")
-        if (
-            kwargs.get("past_key_values") is not None
-            and len(kwargs["past_key_values"])
-            and (kwargs["past_key_values"].get_seq_length() > 0)
-        ):
+        past = kwargs.get("past_key_values")
+        if past is not None and (isinstance(past, tuple | list) or (len(past) and past.get_seq_length() > 0)):
             raise ValueError(
                 "`past_key_values` that are filled can't be continued by `generate`: the codes of the last frames "
                 "are needed too. Pass the whole dialogue, or use `aizuchi.engine`, whose rows go on for ever."
@@ -176,13 +177,13 @@ class DuplexGeneration:
         """(codebooks,) the codes of one frame of silence.
 
         Args:
-            kind: "steady": of a stream that has been silent for longer than the codec remembers; "first_frame":
-                of one lone frame.
+            kind: "steady": of a stream that has been silent for a whole attention window of the codec;
+                "first_frame": of one lone frame.
         """
         encoder = self.config.audio_encoder_config
         frames = 1
         if kind == "steady":
-            # One attention window, plus what the convolutions remember (less than 5 frames at the real sizes).
+            # A full attention window, plus what the convolutions remember (less than 5 frames at the real sizes).
             frames = (
                 -(-encoder.sliding_window // max(1, round(encoder.encodec_frame_rate / encoder.frame_rate)))
                 + 5
@@ -240,9 +241,10 @@ def _decode(
         fresh = columns[:, :, :prefix] if here == prefix else columns[:, :, here - 1 : here]
 
         def temporal(x: Tensor) -> Tensor:
-            first = here == prefix
+            if prompt.embeds is not None and x.shape[1] >= prefix and (past is None or here == prefix):
+                x = torch.cat([prompt.embeds.to(x), x[:, prefix:]], dim=1)
             outputs = model.temporal(
-                inputs_embeds=prompt.embeds if first and prompt.embeds is not None else x,
+                inputs_embeds=x,
                 attention_mask=mask,
                 past_key_values=past,
                 use_cache=past is not None,

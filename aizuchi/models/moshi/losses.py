@@ -41,7 +41,7 @@ def text_weights(targets: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
 
 def audio_weights(targets: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
     """Weight of each audio target (..., K): its codebook's, 0 for -100, -1 and the initial token."""
-    codebooks = config.codebook_weights or [1.0] * targets.shape[-1]
+    codebooks = getattr(config, "codebook_weights", None) or [1.0] * targets.shape[-1]
     weights = torch.tensor(codebooks, dtype=dtype, device=targets.device).expand(targets.shape)
     learned = (targets >= 0) & (targets < config.audio_vocab_size)
     return torch.where(learned, weights, 0)

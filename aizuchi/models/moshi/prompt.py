@@ -22,7 +22,8 @@ class Prompt:
     ``text``: (rows, C) text ids. ``mask``: (rows, C), 0 in front of a row's start. ``starts``: (rows,) a row's
     first column. ``codes``: (rows, streams, C + known) columns of codes, the delayed ends of the prompt and the
     user's future included; UNWRITTEN where the model writes, and the user's end is filled with ``silence``
-    (user codebooks,). ``offset``: 1 with a column of initial tokens, else 0. ``embeds``: (rows, C, H) instead.
+    (user codebooks,). ``offset``: 1 with a column of initial tokens, else 0. ``written_from``: the column that the
+    first known codes of the model stand in. ``embeds``: (rows, C, H) that replace what is embedded.
     """
 
     text: Tensor
@@ -31,6 +32,7 @@ class Prompt:
     codes: Tensor
     silence: Tensor
     offset: int
+    written_from: int
     delays: list[int]  # of the input codebooks
     model_codebooks: int
     initial: int
@@ -65,20 +67,14 @@ class Prompt:
     def frames(self, model: Any, columns: Tensor, tokens: Tensor | None) -> Tensor:
         """The model's codes (rows, K, F) of complete frames; the initial token outside of a row's life."""
         delays = self.delays[: self.model_codebooks]
-        last, prefix = columns.shape[2], self.mask.shape[1]
-        first = self.offset
-        out_of_embeds = self.embeds is not None
-        if out_of_embeds:  # only what was written is known: the first new column completes no delayed frame
-            first = prefix
+        last, prefix, first = columns.shape[2], self.mask.shape[1], self.written_from
         length = max(0, last - first - max(delays))
         rows = columns.shape[0]
         codes = torch.stack(
             [columns[:, 1 + k, first + d : first + d + length] for k, d in enumerate(delays)], dim=1
         )  # (rows, K, F)
         column = torch.arange(first, first + length, device=columns.device).expand(rows, -1)
-        alive = torch.ones_like(column, dtype=torch.bool)
-        if not out_of_embeds:
-            alive &= column >= self.starts[:, None] + self.offset
+        alive = column >= self.starts[:, None] + self.offset
         if tokens is not None:
             alive &= column + max(delays) < prefix + tokens[:, None]
         return torch.where(alive[:, None], codes, self.initial)
@@ -128,79 +124,82 @@ def build_prompt(
     quiet = torch.zeros(0, dtype=torch.long, device=device)
     if config.num_user_codebooks:
         quiet = model.silence_codes(config.num_user_codebooks, silence).to(device)
-    shared = dict(
-        silence=quiet,
-        delays=config.delays[1:],
-        model_codebooks=config.num_model_codebooks,
-        initial=config.audio_vocab_size,
-        conditions=model._resolve_conditions(conditions),
-    )
-    if inputs_embeds is not None and input_ids is None:
-        check_embeds("inputs_embeds", inputs_embeds, config.hidden_size)
-        rows, length = inputs_embeds.shape[:2]
-        mask = _checked_mask(attention_mask, rows, length, device)
-        codes = torch.full((rows, config.num_input_codebooks, length), UNWRITTEN, device=device)
-        codes[:, config.num_model_codebooks :] = quiet[None, :, None]
-        empty = torch.full((rows, length), config.text_padding_token_id, device=device)
-        return Prompt(
-            text=empty,
-            mask=mask,
-            starts=length - mask.sum(1),
-            codes=codes,
-            offset=0,
-            embeds=inputs_embeds,
-            **shared,
-        )
-    text, spoken, heard = _streams(model, input_ids, moshi, user)
+    text, spoken, heard = _streams(model, input_ids, moshi, user, inputs_embeds)
+    if inputs_embeds is not None:
+        first_column = False
+    elif _initial(text, config.vocab_size) and _initial(spoken, config.audio_vocab_size):
+        # The column of initial tokens was given: it is no frame. The user may begin with it, or with frame 0.
+        text, spoken, first_column = text[:, 1:], spoken[:, :, 1:], True
+        attention_mask = None if attention_mask is None else attention_mask[:, 1:]
+        if _initial(heard, config.audio_vocab_size):
+            heard = heard[:, :, 1:]
     rows, length = text.shape
-    initial = torch.full((config.num_input_codebooks,), config.audio_vocab_size, device=device)
-    starts_blank = (
-        bool((text[:, 0] == config.vocab_size).all())
-        and bool((spoken[:, :, 0] == config.audio_vocab_size).all())
-        and bool((heard[:, :, 0] == config.audio_vocab_size).all())
-    )
-    if starts_blank:  # the column of initial tokens was given: it is no frame
-        text, spoken, heard = text[:, 1:], spoken[:, :, 1:], heard[:, :, 1:]
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, 1:]
-        length, first_column = length - 1, True
     mask = _checked_mask(attention_mask, rows, length, device)
     offset = int(first_column)
     starts = length - mask.sum(1)
     known = max(length, heard.shape[2]) + max(config.delays) + offset
     columns = torch.full((rows, config.num_input_codebooks, known), UNWRITTEN, device=device)
     lines = torch.full((rows, length + offset), config.vocab_size, device=device)
-    for row in range(rows):
-        start = int(starts[row])
+    for row, start in enumerate(starts.tolist()):
+        begin = start + offset
         lines[row, :start] = text[row, :start]
-        lines[row, start + offset :] = text[row, start:]
-        columns[row, :, : start + offset] = config.audio_vocab_size
-        for k in range(config.num_input_codebooks):
-            delay = config.delays[1 + k]
-            source = (
-                spoken[row, k]
-                if k < config.num_model_codebooks
-                else heard[row, k - config.num_model_codebooks]
-            )
-            source = source[start:]
-            begin = start + offset
-            columns[row, k, begin : begin + delay] = initial[k]
+        lines[row, begin:] = text[row, start:]
+        columns[row, :, :begin] = config.audio_vocab_size
+        for k, source in enumerate([*spoken[row], *heard[row]]):
+            delay, source = config.delays[1 + k], source[start:]
+            columns[row, k, begin : begin + delay] = config.audio_vocab_size
             columns[row, k, begin + delay : begin + delay + source.shape[0]] = source
-    mask = torch.cat([mask, mask.new_ones(rows, offset)], dim=1) if offset else mask
-    return Prompt(text=lines, mask=mask, starts=starts, codes=columns, offset=offset, **shared)
+    written_from = offset
+    if inputs_embeds is not None and moshi[0] is None and moshi[1] is None:
+        # What was said is not known: its delayed ends are the model's to write.
+        columns[:, : config.num_model_codebooks] = UNWRITTEN
+        written_from = length
+    return Prompt(
+        text=lines,
+        mask=torch.cat([mask, mask.new_ones(rows, offset)], dim=1) if offset else mask,
+        starts=starts,
+        codes=columns,
+        silence=quiet,
+        offset=offset,
+        written_from=written_from,
+        delays=config.delays[1:],
+        model_codebooks=config.num_model_codebooks,
+        initial=config.audio_vocab_size,
+        conditions=model._resolve_conditions(conditions, rows),
+        embeds=inputs_embeds,
+    )
 
 
-def _streams(model: Any, text: Tensor | None, moshi: Any, user: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Text (B, T), the model's codes (B, K, T), the user's (B, K', T or more); nothing given = the blank column."""
+def _initial(stream: Tensor, token: int) -> bool:
+    """Whether a stream (rows, ..., T) begins with its initial token in all rows; one without codebooks does."""
+    return stream.shape[-1] > 0 and bool((stream[..., 0] == token).all())
+
+
+def _streams(
+    model: Any, text: Tensor | None, moshi: Any, user: Any, embeds: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Text (B, T), the model's codes (B, K, T), the user's (B, K', T or more); nothing given = the blank column.
+
+    Beside ``embeds`` each stream may be left out: text is then padding, codes are not known (UNWRITTEN).
+    """
     config = model.config
     counts = {"moshi": config.num_model_codebooks, "user": config.num_user_codebooks}
     given = {"moshi": moshi, "user": user}
     present = {name: given[name][0] is not None or given[name][1] is not None for name in counts}
-    if text is None and not any(present.values()):
+    if embeds is not None:
+        check_embeds("inputs_embeds", embeds, config.hidden_size)
+        rows, length = embeds.shape[:2]
+        if text is None:
+            text = torch.full((rows, length), config.text_padding_token_id, device=model.device)
+        elif text.shape != (rows, length):
+            raise ValueError(
+                f"`input_ids` {tuple(text.shape)} must be ({rows}, {length}) as `inputs_embeds` are."
+            )
+    elif text is None and not any(present.values()):
         blank = model.get_unconditional_inputs()
         return blank.input_ids, blank.moshi_audio_codes, blank.user_audio_codes
     for name, count in counts.items():
-        if count and not present[name]:
+        if count and not present[name] and embeds is None:
             raise ValueError(
                 f"`{name}_audio_codes` (or `{name}_input_values`) is missing: all streams must be given, or none. "
                 "See `get_unconditional_inputs`."
@@ -211,9 +210,10 @@ def _streams(model: Any, text: Tensor | None, moshi: Any, user: Any) -> tuple[Te
     streams = []
     for name, count in counts.items():
         codes, wave = given[name]
-        if count == 0:
-            codes = text.new_zeros(text.shape[0], 0, text.shape[1])
-        elif codes is None:
+        if count == 0 or not present[name]:
+            streams.append(text.new_full((text.shape[0], count, text.shape[1]), UNWRITTEN))
+            continue
+        if codes is None:
             codes = model.encode_audio(wave, count, f"{name}_input_values")
         check_codes(f"{name}_audio_codes", codes, count, config.audio_vocab_size)
         if codes.shape[0] != text.shape[0]:
