@@ -68,9 +68,15 @@ class MimiPreTrainedModel(PreTrainedModel):
             if model is not None:
                 return model
         wants_info = kwargs.pop("output_loading_info", False)
+        tolerant = kwargs.pop("ignore_mismatched_sizes", False)
         loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path,
+            *args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with the key and both shapes
+            **kwargs,
         )
         model, info = loaded
-        _refuse_incomplete(model, info, pretrained_model_name_or_path)
+        if not (tolerant and info.get("mismatched_keys")):
+            _refuse_incomplete(model, info, pretrained_model_name_or_path)
         return (model, info) if wants_info else model
