@@ -94,12 +94,14 @@ def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
             # spread the shards of every voice over the whole of this part
             if (number + 1) * shards // 60 > number * shards // 60:
                 yield Shard(voice, number * shards // 60)
-    rng = random.Random(f"{seed}/mixes")
+    rng, mixes = random.Random(f"{seed}/mixes"), defaultdict(int)
     for number in range(rounds):
         for voice in training_voices("kokoro"):
             yield Shard(voice, number)
         for _ in range(10):
-            yield Shard(draw_mix(rng), 0)
+            mix = draw_mix(rng)
+            yield Shard(mix, mixes[mix])
+            mixes[mix] += 1
 
 
 def shard_utterances(shard: Shard, seed: int, size: int = CLIPS_PER_SHARD) -> list[tuple[Utterance, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tqdm import tqdm
 
 from aizuchi.errors import AizuchiError
+from aizuchi.files import write_text
 from recipes.mini.clips import CLIPS_PER_SHARD, Shard, make_shard, plan
 
 RUNS = Path("runs/mini")
@@ -47,7 +49,7 @@ def make_clips(args: argparse.Namespace) -> int:
     def note(result: dict) -> None:
         for key in done:
             done[key] += result[key]
-        bar.update(round(result["seconds"]))
+        bar.update(min(round(result["seconds"]), max(0, (bar.total or 1e12) - bar.n)))
         rate = done["seconds"] / max(time.monotonic() - began, 1e-6)
         bar.set_postfix_str(f"{done['clips']} clips, {done['bytes'] / 1e9:.2f} GB, {rate:.1f}x real time")
 
@@ -107,6 +109,68 @@ def _in_processes(args, shards: Iterator[Shard], note, enough, failed) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def speak_questions(args: argparse.Namespace) -> int:
+    """Speak the held-out questions and their contexts in their held-out voices, one file each."""
+    import hashlib
+
+    import soundfile
+
+    from aizuchi.files import atomic_path
+    from recipes.mini.mix import USER_LEVEL, level
+    from recipes.mini.questions import load_questions
+    from recipes.mini.timing import RATE
+    from recipes.mini.voices import get_voice
+
+    rows, made, seconds, began = [], 0, 0.0, time.monotonic()
+    questions = load_questions()
+    questions = questions[: args.limit] if args.limit else questions
+    args.out.mkdir(parents=True, exist_ok=True)
+    for question in tqdm(questions, unit="question"):
+        files = []
+        for text in (*question.context, question.text):
+            key = f"{question.voice}|{question.speed}|{text}"
+            path = args.out / f"{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.flac"
+            if not path.exists():
+                spoken = get_voice(question.voice, held_out=True).speak(text, question.speed)
+                spoken = level(spoken, USER_LEVEL)
+                with atomic_path(path) as temporary:
+                    soundfile.write(temporary, spoken.audio, RATE, format="FLAC", subtype="PCM_16")
+                made, seconds = made + 1, seconds + spoken.duration
+            files.append(path.name)
+        rows.append({**json.loads(question.to_json()), "audio": files[-1], "context_audio": files[:-1]})
+    write_text(args.out / "questions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    spent = time.monotonic() - began
+    print(
+        f"{made} files made, {seconds:.0f} s of speech in {spent:.0f} s; list in {args.out}/questions.jsonl"
+    )
+    return 0
+
+
+def mix_files(args: argparse.Namespace) -> int:
+    """Write dialogues as stereo files with alignments and a list; those that are there are kept."""
+    from aizuchi.data.dialogues import write_list
+    from recipes.mini.clips import ClipLibrary
+    from recipes.mini.mix import mixed_dialogue
+    from recipes.mini.sources import recordings
+
+    library = ClipLibrary(args.clips) if args.clips.exists() else None
+    if library is None:
+        print(f"{args.clips} does not exist: all users speak with resampled hibari", file=sys.stderr)
+    files = recordings(Path(args.commands)) if args.commands else []
+    args.out.mkdir(parents=True, exist_ok=True)
+    paths, seconds = [], 0.0
+    for number in tqdm(range(args.start, args.start + args.count), unit="dialogue"):
+        path = args.out / f"{args.seed:04d}-{number:06d}.flac"
+        paths.append(path)
+        if not path.with_suffix(".json").exists():  # the alignment is written last
+            mixed = mixed_dialogue(number, args.seed, library, files)
+            mixed.write(path)
+            seconds += mixed.duration
+    write_list(args.out / "dialogues.jsonl", paths)
+    print(f"{len(paths)} dialogues, {seconds / 60:.1f} min of them new; list in {args.out}/dialogues.jsonl")
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.mini.synthesize",
@@ -131,6 +195,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     clips.add_argument("--size", type=int, default=CLIPS_PER_SHARD, help=argparse.SUPPRESS)
     clips.set_defaults(run=make_clips)
+    questions = commands.add_parser(
+        "questions", help="speak the held-out questions, for evaluation (resumable)"
+    )
+    questions.add_argument(
+        "--out", type=Path, default=RUNS / "questions", help="folder (default %(default)s)"
+    )
+    questions.add_argument("--limit", type=int, help="only the first so many")
+    questions.set_defaults(run=speak_questions)
+    mix = commands.add_parser("mix", help="write dialogues as stereo files with alignments (resumable)")
+    mix.add_argument("--out", type=Path, default=RUNS / "dialogues", help="folder (default %(default)s)")
+    mix.add_argument(
+        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
+    )
+    mix.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    mix.add_argument("--count", type=int, default=20, help="how many dialogues (default %(default)s)")
+    mix.add_argument("--start", type=int, default=0, help="number of the first (default %(default)s)")
+    mix.add_argument("--seed", type=int, default=SEED, help="default %(default)s")
+    mix.set_defaults(run=mix_files)
     return parser
 
 

@@ -54,6 +54,7 @@ WEIGHTS: dict[str, float] = {
 BACKCHANNELS = ("Mm-hm.", "Uh-huh.", "Yeah.", "Okay.", "Right.", "I see.")
 # What each extra kind, drawn by name only, is: backchannels of the user and the parts of a long turn.
 EXTRA_KINDS = ("backchannel", "story")
+_OPENER_WORDS = {opener: normalize(opener) for opener in OPENERS}
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def build(template: Template, meaning: dict, words: dict, rng: random.Random, de
     opener = ""
     if template.kind not in BARE_KINDS and rng.random() < decorate:
         if rng.random() < 0.65:
-            opener = rng.choice([o for o in OPENERS if normalize(o) != normalize(text.split()[0])])
+            first = normalize(text.split()[0])
+            opener = rng.choice([o for o in OPENERS if _OPENER_WORDS[o] != first])  # no "and and"
             text = f"{opener} {lower_first(text)}"
         else:
             text = text[:-1] + rng.choice(CLOSERS) + text[-1]
