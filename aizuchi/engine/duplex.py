@@ -107,7 +107,7 @@ class DuplexEngine:
             if not free:
                 raise ValueError(f"All {self.rows} rows are taken.")
             row = free[0]
-        self._check_row(row)
+        self.check_row(row)
         if self.joined[row]:
             raise ValueError(f"Row {row} is taken: `leave` it first.")
         self.state.reset([row])
@@ -121,14 +121,14 @@ class DuplexEngine:
 
     def leave(self, row: int) -> None:
         """End the row's conversation; its state is wiped."""
-        self._check_row(row, joined=True)
+        self.check_row(row, joined=True)
         self.joined[row] = False
         self._present[row] = False
         self.state.reset([row])
 
     def configure(self, row: int, sampling: Sampling) -> None:
         """Change a row's sampling from its next frame on."""
-        self._check_row(row)
+        self.check_row(row)
         self.loop.configure(row, sampling)
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class DuplexEngine:
                 hold anything.
             active: (rows,) bool, None = every row that joined. A row that is left out is paused.
             user_codes: (rows, num_user_codebooks, 1) instead of ``waveform``.
-            forced: (rows, 1 + num_generated_codebooks) tokens of the column written now, -2 where free.
+            forced: (rows, 1 + num_model_codebooks) tokens of the column written now, -2 where free.
             decode: make the waveform.
         """
         active = self._present if active is None else active & self._present
@@ -163,12 +163,19 @@ class DuplexEngine:
         out = self.loop.step(heard, active, forced)
         said = None
         if decode and out.codes is not None:
-            voice = out.codes[:, : self.config.num_model_codebooks].clamp(min=0)[:, :, None]
+            voice = out.codes.clamp(min=0)[:, :, None]
             said = self.codec.decode_step(voice, self.state.decoder, out.valid)
             said = torch.where(out.valid[:, None, None], said, 0)
         return StepOutput(said, out.text, out.codes, out.valid, heard)
 
-    def _check_row(self, row: int, joined: bool = False) -> None:
+    def adopt(self, row: int) -> None:
+        """Take a row whose state was put there from elsewhere as joined."""
+        self.joined[row] = True
+        self._present[row] = True
+        self.loop.adopt(row)
+
+    def check_row(self, row: int, joined: bool = False) -> None:
+        """A ValueError where there is no such row, or (``joined``) no conversation in it."""
         if not 0 <= row < self.rows:
             raise ValueError(f"`row` must lie between 0 and {self.rows - 1}, got {row}.")
         if joined and not self.joined[row]:

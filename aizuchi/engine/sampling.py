@@ -125,6 +125,10 @@ class RowSettings(State):
         for field in dataclasses.fields(Sampling):
             getattr(self, field.name)[row] = getattr(sampling, field.name)
 
+    def get(self, row: int) -> Sampling:
+        """A row's settings."""
+        return Sampling(**{f.name: getattr(self, f.name)[row].item() for f in dataclasses.fields(Sampling)})
+
     def remember(self, text: Tensor, active: Tensor) -> None:
         """Append the text tokens (rows,) of active rows to their history."""
         shifted = torch.cat([self.history[:, 1:], text[:, None]], dim=1)
@@ -144,7 +148,8 @@ def shape_text(logits: Tensor, settings: RowSettings, padding: int, quiet: tuple
     heard = (settings.history >= 0) & (age <= settings.repetition_context[:, None])
     for token in quiet:
         heard &= settings.history != token
-    ids = settings.history.clamp(min=0)
+    heard &= settings.history < logits.shape[1]  # ids that carry two tokens are no candidates
+    ids = settings.history.clamp(min=0, max=logits.shape[1] - 1)
     seen = torch.zeros_like(logits).scatter_add_(1, ids, heard.to(logits.dtype)) > 0
     penalty = settings.repetition_penalty[:, None]
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
@@ -177,9 +182,10 @@ def choose(
     # Sampled like softmax(logits / t): the largest of logits / t + Gumbel noise. t = 0 leaves the best, ids[:, 0].
     warm = temperature > 0
     scaled = values / torch.where(warm, temperature, 1.0)[:, None]
+    scaled = scaled.masked_fill(rank >= limit, float("-inf"))
     probability = scaled.softmax(-1)
     before = probability.cumsum(-1) - probability
-    kept = (rank < limit) & (before < top_p[:, None])
+    kept = before < top_p[:, None]
     noise = -torch.log(-torch.log(uniform(seed, frame, codebook, ids)))
     noisy = (scaled + noise.to(scaled.dtype)).masked_fill(~kept, float("-inf"))
     best = torch.where(warm, noisy.argmax(-1), 0)

@@ -99,7 +99,10 @@ class TokenLoop:
         device = model.device
         self.delays = torch.tensor(config.delays, device=device)
         self.initial = model.initial_tokens
-        generated = config.delays[: 1 + config.num_generated_codebooks]
+        # What the model says: text and its own codebooks. A model that also predicts the user (PersonaPlex) need
+        # not: the user is heard.
+        self.said = 1 + config.num_model_codebooks
+        generated = config.delays[: self.said]
         # Columns between the newest column and the frame that is complete.
         self.lag = max(config.delays) if lmgen_compatible else max(1, *generated)
         self.depth_columns = 2 * max(config.delays) + 4
@@ -130,6 +133,11 @@ class TokenLoop:
         """Give a row its sampling settings, from its next frame on."""
         self.state.settings.put(row, sampling)
         self._sampling[row] = sampling
+        self._count_candidates()
+
+    def adopt(self, row: int) -> None:
+        """Take over a row's settings from its state, which came from elsewhere."""
+        self._sampling[row] = self.state.settings.get(row)
         self._count_candidates()
 
     def _count_candidates(self) -> None:
@@ -163,7 +171,7 @@ class TokenLoop:
         Args:
             user_codes: (rows, num_user_codebooks, 1), the codes of the user's newest frame.
             active: (rows,) bool; the others keep their state.
-            forced: (rows, 1 + num_generated_codebooks) tokens of the column that is written now, FREE where the
+            forced: (rows, 1 + num_model_codebooks) tokens of the column that is written now, FREE where the
                 model chooses.
         """
         active = self.everyone if active is None else active
@@ -175,7 +183,7 @@ class TokenLoop:
                 raise ValueError(
                     f"`user_codes` must be ({self.rows}, {heard}, 1), got {tuple(user_codes.shape)}."
                 )
-            self._write(slice(1 + self.config.num_model_codebooks, None), user_codes[:, :, 0], active)
+            self._write(slice(self.said, None), user_codes[:, :, 0], active)
         return self._run(active, forced)
 
     def _write(self, streams: slice, tokens: Tensor, active: Tensor, delayed: bool = True) -> None:
@@ -256,18 +264,19 @@ class TokenLoop:
             guidance=1.0 if guidance is None else guidance.scale,
             guide_text=guidance is None or not guidance.no_text,
             condition_sum=self.condition_sum,
+            codebooks=config.num_model_codebooks,
         )
         settings.remember(result.text, active)
         state.offset.add_(active)
         self._write(slice(0, 1), result.text[:, None], active, delayed=False)
         if result.codes is not None:
-            self._write(slice(1, 1 + config.num_generated_codebooks), result.codes, active, delayed=False)
+            self._write(slice(1, self.said), result.codes, active, delayed=False)
         return self._complete(result, active)
 
     def _complete(self, result: Any, active: Tensor) -> TokenOutput:
         """The newest frame all of whose tokens are written."""
         offset = self.state.offset
-        generated = self.delays[: 1 + self.config.num_generated_codebooks]
+        generated = self.delays[: self.said]
         place = (offset[:, None] - self.lag + generated) % self.depth_columns
         tokens = self.state.columns[:, : generated.shape[0]].gather(2, place[:, :, None])[:, :, 0]
         valid = (offset > self.lag) & active
