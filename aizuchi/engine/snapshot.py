@@ -75,7 +75,7 @@ def load_row(engine: DuplexEngine, row: int, path: str | os.PathLike[str]) -> No
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             _check(metadata, engine, path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:
         raise AizuchiError(f"{path} does not exist") from error
     except SafetensorError as error:

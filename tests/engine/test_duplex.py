@@ -51,7 +51,7 @@ def test_rows_join_pause_leave_without_touching_the_others(model):
         engine = DuplexEngine(model, rows)
         said = {seed: [] for *_, seed in wanted}
         for tick in range(min(begin for begin, *_ in wanted), max(end for _, end, *_ in wanted)):
-            for begin, end, row, seed in wanted:
+            for _, end, row, _ in wanted:
                 if tick == end:
                     engine.leave(row)
             for begin, _, row, seed in wanted:
