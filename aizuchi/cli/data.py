@@ -38,6 +38,7 @@ def add_arguments(parser: Parser) -> None:
         ("check", "list everything that is wrong, with file and line", _add_check, _check),
         ("stats", "durations, speech and overlap, words, padding", _add_stats, _stats),
         ("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
+        ("tokenize", "turn sound and words into token shards", _add_tokenize, _tokenize),
     ):
         sub = commands.add_parser(
             name,
@@ -56,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_check(parser: Parser) -> None:
-    """Check dialogues: sound files, channels, durations, alignments.
+    """Check dialogues (sound files, channels, durations, alignments), or token shards (sizes and hashes).
 
     Prints one line a problem (file:line: what is wrong) and exits with 1 if there is any.
     """
-    _add_source(parser)
+    _add_source(parser, "a .jsonl list, a folder of lists, or a folder of token shards")
     _add_mono(parser)
     parser.add_argument("--no-words", action="store_true", help="alignments may be missing")
     parser.add_argument("--decode", action="store_true", help="decode every file to the end (finds damage)")
@@ -69,7 +70,10 @@ def _add_check(parser: Parser) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from aizuchi.data.dialogues import check_dialogue, check_lists
+    from aizuchi.data.shards import is_shard_folder
 
+    if is_shard_folder(args.source):
+        return _check_shards(args)
     dialogues, problems = check_lists(args.source)
     checked = _parallel(
         lambda d: check_dialogue(d, args.mono, not args.no_words, args.decode),
@@ -86,12 +90,30 @@ def _check(args: argparse.Namespace) -> int:
     return FOUND_PROBLEMS if problems else 0
 
 
+def _check_shards(args: argparse.Namespace) -> int:
+    from aizuchi.data.shards import ShardError, ShardFolder
+
+    try:
+        shards = ShardFolder(args.source)
+        problems = shards.verify()
+    except ShardError as error:
+        problems = [str(error)]
+    else:
+        frames = sum(record.frames for record in shards.records)
+        count = f"{_count(len(shards.records), 'shard')}, {_count(len(shards.dialogues), 'dialogue')}"
+        print(f"{count}, {_hours(frames):.2f} h: {_count(len(problems), 'problem')}", file=sys.stderr)
+    for problem in problems:
+        print(problem)
+    return FOUND_PROBLEMS if problems else 0
+
+
 def _add_stats(parser: Parser) -> None:
     """Measure dialogues: durations, who speaks how much, overlap, words, and padding of the text stream.
 
-    Speech is what is loud in its channel (within 30 dB of its loud parts, by 80 ms frames).
+    Speech is what is loud in its channel (within 30 dB of its loud parts, by 80 ms frames). Of token shards:
+    padding, and how much of each codebook is used.
     """
-    _add_source(parser)
+    _add_source(parser, "a .jsonl list, a folder of lists, or a folder of token shards")
     _add_tokenizer(parser, "measure the padding of the text stream with it")
     _add_mono(parser)
     parser.add_argument("--no-words", action="store_true", help="alignments may be missing")
@@ -101,8 +123,14 @@ def _add_stats(parser: Parser) -> None:
 
 def _stats(args: argparse.Namespace) -> int:
     from aizuchi.data.dialogues import read_dialogues
+    from aizuchi.data.shards import ShardFolder, is_shard_folder
     from aizuchi.data.stats import dialogue_stats, format_summary, summarize
+    from aizuchi.data.token_stats import format_tokens, token_stats
 
+    if is_shard_folder(args.source):
+        counted = token_stats(ShardFolder(args.source))
+        print(json.dumps(counted, indent=2) if args.json else format_tokens(counted))
+        return 0
     dialogues = read_dialogues(args.source)
     tokenizer = _tokenizer(args)
     summary = summarize(
@@ -142,11 +170,115 @@ def _plot(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_source(parser: Parser) -> None:
-    parser.add_argument("source", help="a .jsonl list, or a folder of lists")
+def _add_tokenize(parser: Parser) -> None:
+    """Turn dialogues into token shards, once: the codec's codes of both sides, and the words on frames.
+
+    A run that was interrupted is finished by the same command: shards that are done are kept. Training reads
+    the folder that it writes.
+    """
+    cores = os.cpu_count() or 1
+    _add_source(parser)
+    parser.add_argument("output", help="folder to write; made if it is not there")
+    group = parser.add_argument_group("codec and tokenizer")
+    group.add_argument("--model", help="checkpoint that both are taken from (default: the embedded model)")
+    group.add_argument("--codec", help="another checkpoint for the codec: a Mimi, or a model that has one")
+    _add_tokenizer(group, "another tokenizer")
+    group.add_argument("--codebooks", type=int, default=8, help="how many of the codec's (default 8)")
+    group.add_argument("--device", default="cpu", help="where the codec runs: cpu, cuda, ... (default cpu)")
+    group = parser.add_argument_group("words")
+    group.add_argument("--no-words", action="store_true", help="alignments may be missing: text is unknown")
+    group.add_argument("--speaker", default="SPEAKER_MAIN", help="whose words (default SPEAKER_MAIN)")
+    group.add_argument(
+        "--keep-and-shift",
+        action="store_true",
+        help="a new word waits for the one before, and does not cut it",
+    )
+    group.add_argument(
+        "--audio-delay",
+        type=float,
+        default=0.0,
+        help="seconds by which sound comes after its text (default 0)",
+    )
+    group = parser.add_argument_group("the user's side")
+    _add_mono(group)
+    group.add_argument("--augment", help="paper, wide, or a .yaml or .json file of the augmentation's fields")
+    group.add_argument("--copies", type=int, help="augmented variants beside the recorded one (default 3)")
+    group.add_argument("--seed", type=int, default=0, help="of the augmentation (default 0)")
+    group = parser.add_argument_group("the run")
+    group.add_argument("--shard-minutes", type=float, default=30.0, help="sound in a shard (default 30)")
+    group.add_argument("--overwrite", action="store_true", help="replace shards made with other settings")
+    group.add_argument("--jobs", type=int, help=f"processes (default {cores} on the cpu, 1 elsewhere)")
 
 
-def _add_mono(parser: Parser) -> None:
+def _tokenize(args: argparse.Namespace) -> int:
+    import functools
+
+    from tqdm import tqdm
+
+    from aizuchi.data.augment import UserAugment
+    from aizuchi.data.codec import load_codec
+    from aizuchi.data.dialogues import read_dialogues
+    from aizuchi.data.tokenize import TokenizeOptions, tokenize
+    from aizuchi.data.tokenizer import TextTokenizer
+
+    dialogues = read_dialogues(args.source)
+    augment = UserAugment.from_config(args.augment) if args.augment else None
+    options = TokenizeOptions(
+        keep_and_shift=args.keep_and_shift,
+        audio_delay=args.audio_delay,
+        speaker=args.speaker,
+        mono=args.mono,
+        need_words=not args.no_words,
+        augment=augment,
+        copies=args.copies if args.copies is not None else 3 if augment else 0,
+        seed=args.seed,
+        shard_minutes=args.shard_minutes,
+    )
+    cores = os.cpu_count() or 1
+    jobs = args.jobs or (cores if args.device == "cpu" else 1)
+    codec = functools.partial(
+        load_codec, args.codec or args.model, args.codebooks, args.device, max(1, cores // jobs)
+    )
+    tokenizer = TextTokenizer(args.tokenizer or _model_tokenizer(args.model))
+    seconds = sum(dialogue.duration for dialogue in dialogues)
+    form = "{l_bar}{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}]"
+    with tqdm(None, "tokenizing", seconds / 3600, disable=None, bar_format=form, leave=False) as bar:
+        shards = tokenize(
+            dialogues,
+            args.output,
+            codec,
+            tokenizer,
+            options,
+            jobs,
+            args.overwrite,
+            lambda done: bar.update(done / 3600),
+        )
+    frames = sum(record.frames for record in shards.records)
+    print(
+        f"{args.output}: {_count(len(shards.dialogues), 'dialogue')}, {_hours(frames):.2f} h, "
+        f"{_count(len(shards.records), 'shard')}, {_count(shards.variants, 'variant')} of the user's side",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _model_tokenizer(name: str | None) -> Any:
+    """The tokenizer of a checkpoint."""
+    from aizuchi.checkpoints import find
+    from aizuchi.checkpoints.load import default_model
+
+    return find(default_model() if name is None else name).need("tokenizer")
+
+
+def _hours(frames: int) -> float:
+    return frames / 12.5 / 3600
+
+
+def _add_source(parser: Parser, what: str = "a .jsonl list, or a folder of lists") -> None:
+    parser.add_argument("source", help=what)
+
+
+def _add_mono(parser: Any) -> None:
     parser.add_argument(
         "--mono",
         choices=("model", "user"),
@@ -159,7 +291,7 @@ def _add_jobs(parser: Parser) -> None:
     parser.add_argument("--jobs", type=int, default=cores, help=f"how many at a time (default {cores})")
 
 
-def _add_tokenizer(parser: Parser, what: str) -> None:
+def _add_tokenizer(parser: Any, what: str) -> None:
     parser.add_argument(
         "--tokenizer", help=f"{what}: a SentencePiece .model file, or a folder with a tokenizer"
     )

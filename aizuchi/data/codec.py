@@ -9,11 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from aizuchi.audio import FloatArray
 from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.errors import AizuchiError
+
+_CODEC_PREFIX = "audio_encoder."  # of the codec's tensors in a Moshi of transformers' layout
 
 
 class Codec(Protocol):
@@ -75,14 +78,53 @@ class MimiCodec:
 
 
 def load_codec(
-    name: str | os.PathLike[str], codebooks: int = 8, device: str = "cpu", threads: int | None = None
+    name: str | os.PathLike[str] | None = None,
+    codebooks: int = 8,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> MimiCodec:
-    """The codec of a checkpoint: a Mimi, or a Moshi that carries one."""
+    """The codec of a checkpoint.
+
+    Args:
+        name: a Mimi, or a Moshi that carries one, in either layout; None for the embedded model's.
+        codebooks: as for `MimiCodec`.
+        device: where it runs.
+        threads: of this process, if given.
+
+    Raises:
+        CheckpointError: nothing there, or no codec in it.
+    """
+    from aizuchi.checkpoints import find
+    from aizuchi.checkpoints.load import default_model
     from aizuchi.models.mimi import MimiModel
 
     if threads:
         torch.set_num_threads(threads)
+    name = default_model() if name is None else name
+    found = find(name)
+    if found.layout == "hf" and found.holds == "moshi":
+        return MimiCodec(_codec_of_moshi(found), codebooks, device)
     return MimiCodec(MimiModel.from_pretrained(name), codebooks, device)
+
+
+def _codec_of_moshi(found: Any) -> Any:
+    """The codec out of a whole model in transformers' layout: its own tensors only are read."""
+    from aizuchi.models.mimi import MimiModel
+    from aizuchi.models.moshi import MoshiConfig
+
+    with torch.device("meta"):
+        model = MimiModel(MoshiConfig.from_pretrained(found.folder).audio_encoder_config)
+    tensors = {}
+    for path in found.weights:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():
+                if key.startswith(_CODEC_PREFIX):
+                    tensors[key.removeprefix(_CODEC_PREFIX)] = file.get_tensor(key).float()
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise AizuchiError(f"{found.name} does not hold a whole codec: {error}") from error
+    return model
 
 
 def encode(codec: Codec, waves: FloatArray) -> npt.NDArray[np.int16]:

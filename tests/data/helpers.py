@@ -12,6 +12,7 @@ import torch
 from aizuchi.audio import SAMPLE_RATE
 from aizuchi.data.dialogues import write_dialogue, write_list
 from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
+from aizuchi.models.mimi import MimiConfig
 
 
 class LetterTokenizer:
@@ -78,3 +79,12 @@ class FakeCodec:
 
     def fingerprint(self) -> str:
         return self._name
+
+
+def small_mimi_config() -> MimiConfig:
+    """A codec with 6 codebooks of 64 entries, at Mimi's rates."""
+    return MimiConfig(
+        hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        head_dim=16, intermediate_size=32, codebook_size=64, codebook_dim=16, num_quantizers=6,
+        vector_quantization_hidden_dimension=16, upsample_groups=32, sliding_window=20,
+    )  # fmt: skip

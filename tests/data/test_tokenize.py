@@ -26,7 +26,8 @@ from aizuchi.data.shards import INDEX, DialogueTokens, ShardError, ShardFolder, 
 from aizuchi.data.tokenize import TokenizeOptions, tokenize
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.errors import AizuchiError
-from tests.data.helpers import FakeCodec, LetterTokenizer, make_dialogues
+from aizuchi.models.mimi import MimiModel
+from tests.data.helpers import FakeCodec, LetterTokenizer, make_dialogues, small_mimi_config
 
 TOKENIZER = TextTokenizer(LetterTokenizer())
 SHORT = TokenizeOptions(shard_minutes=7 / 60)  # two dialogues of about 3 s a shard
@@ -339,15 +340,8 @@ def test_a_codec_that_answers_nonsense_is_refused():
 
 
 def test_mimi_is_a_codec():
-    from aizuchi.models.mimi import MimiConfig, MimiModel
-
     torch.manual_seed(0)
-    small = dict(
-        hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=16, intermediate_size=32, codebook_size=64, codebook_dim=16,
-        vector_quantization_hidden_dimension=16, num_quantizers=6, upsample_groups=32, sliding_window=20,
-    )  # fmt: skip
-    model = MimiModel(MimiConfig(**small))
+    model = MimiModel(small_mimi_config())
     codec = MimiCodec(model, 4)
     waves = np.random.default_rng(0).normal(0, 0.1, (2, 5000)).astype(np.float32)
     codes = encode(codec, waves)
