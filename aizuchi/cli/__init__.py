@@ -28,6 +28,7 @@ from aizuchi.errors import AizuchiError
 COMMANDS: dict[str, tuple[str, str]] = {
     "reply": ("aizuchi.cli.reply", "hold a conversation with a recording"),
     "data": ("aizuchi.cli.data", "check, measure, draw, align and tokenize training data"),
+    "train": ("aizuchi.cli.train", "train Moshi, adapters, or the codec"),
     "convert": ("aizuchi.cli.convert", "convert a checkpoint between Kyutai's layout and transformers'"),
     "models": ("aizuchi.cli.models", "say what a checkpoint is"),
 }

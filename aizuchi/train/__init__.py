@@ -1,0 +1,1 @@
+"""Training: Moshi from scratch, from a checkpoint or by LoRA, and the Mimi codec."""

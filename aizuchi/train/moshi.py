@@ -1,0 +1,406 @@
+"""Training Moshi on tokens: one short loop, on one process or many.
+
+The loss is normalised over the whole step: over its micro-batches and over all processes. So the same
+configuration gives the same steps however the rows are split up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from aizuchi.errors import AizuchiError, require
+from aizuchi.models.moshi.losses import audio_weights, text_weights
+
+from .checkpoints import CheckpointFolder, random_state, read_state, restore_random_state
+from .config import to_dict
+from .logs import RunLog, plot_curves
+from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
+from .moshi_config import MoshiTraining, output_folder
+from .schedule import lr_scale
+from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
+
+Sources = Sequence[tuple[TokenSource, float]]
+
+
+class MoshiTrainer:
+    """A run: model, optimizer, data and their place in time.
+
+    Args:
+        config: of the run. model: `MoshiForConditionalGeneration`, already with the run's configuration.
+        train, valid: data sources with their weights.
+        tokenizer: writes the text of samples, and is kept with the model.
+    """
+
+    def __init__(
+        self, config: MoshiTraining, model: Any, train: Sources, valid: Sources = (), tokenizer: Any = None
+    ):
+        accelerate = require("accelerate", "train")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.accelerator = accelerate.Accelerator(
+            cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no"
+        )
+        # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
+        model.float().train()
+        model.freeze_audio_encoder()
+        model.config.use_cache = False
+        if config.gradient_checkpointing:
+            # its older name warns, older versions know only that one
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        self.optimizer = make_optimizer(model, config)
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        world = self.accelerator.num_processes
+        codebooks = model.config.num_codebooks
+        self.batches = StepBatches(
+            Pieces(train, config.data.frames, config.seed),
+            config.batch_size,
+            config.micro_batch_size,
+            codebooks,
+            config.text_mask,
+            self.accelerator.process_index,
+            world,
+        )
+        self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
+        self.folder = output_folder(config)
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep)
+        self.step = 0
+        self.log: RunLog | None = None
+
+    @property
+    def plain(self) -> Any:
+        """The model without what accelerate wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    # -- the loop --------------------------------------------------------------------------------------------
+    def run(self) -> Path:
+        """Train to the last step (from the newest checkpoint, if there is one) and export the model.
+
+        Returns:
+            the folder of the finished model
+        Raises:
+            AizuchiError: a loss that is not finite, a checkpoint that can't be written
+        """
+        config = self.config
+        self.resume()
+        if self.main:
+            self.log = RunLog(self.folder, self.step, config.tensorboard)
+        rate = measured_matmul_rate(self.accelerator.device, self._dtype)
+        flops = flops_per_frame(self.plain, config.data.frames)
+        columns = 1 + self.plain.config.num_generated_codebooks
+        started, frames, waited = time.perf_counter(), 0.0, 0.0
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            disable=None if self.main else True,
+        )
+        try:
+            with bar:
+                for batches in self._batches():
+                    waited += self._waited
+                    values = self.train_step(batches)
+                    frames += values.pop("frames")
+                    bar.update()
+                    if self.step % config.log_every == 0 or self.step == config.steps:
+                        seconds = time.perf_counter() - started
+                        values["tokens_per_second"] = frames * columns / seconds
+                        values["audio_seconds_per_second"] = frames * 0.08 / seconds
+                        world = self.accelerator.num_processes
+                        values["matmul_fraction"] = frames * flops / seconds / (rate * world)
+                        values["waiting_for_data"] = waited / seconds
+                        bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                        self._write(values)
+                        started, frames, waited = time.perf_counter(), 0.0, 0.0
+                    paused = time.perf_counter()
+                    self._after_step()
+                    started += time.perf_counter() - paused
+        finally:
+            if self.log is not None:
+                self.log.close()
+        if self.main:
+            self.plot()
+        return self.export()
+
+    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+        """One optimizer step over this process's micro-batches; returns what it measured."""
+        config, accelerator = self.config, self.accelerator
+        inputs = [self.inputs(batch) for batch in batches]
+        # (2,) weights of text and audio over the whole step, on all processes
+        own = [self._weights(x) for x in inputs]
+        weights = accelerator.reduce(torch.stack(own).sum(0), "sum")
+        frames = torch.stack([batch.lengths.sum() for batch in batches]).sum().to(weights)
+        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        for i, x in enumerate(inputs):
+            last = i + 1 == len(inputs)
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                outputs = self.model(**x)
+                zero = weights.new_zeros(())
+                parts = torch.stack(
+                    [
+                        # `forward` has divided by this micro-batch's own weight: undo that, divide by the step's
+                        (zero if loss is None else loss) * w
+                        for loss, w in zip((outputs.text_loss, outputs.depth_loss), own[i])
+                    ]
+                )
+                loss = (parts / weights.clamp(min=1e-12)).sum()
+                # gradients are averaged over processes, the loss is a sum over them
+                accelerator.backward(loss * accelerator.num_processes)
+                sums += parts.detach()
+        means = accelerator.reduce(sums, "sum") / weights.clamp(min=1e-12)
+        text, audio = means.tolist()
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf)
+        norm = float(norm)
+        if not (math.isfinite(text + audio) and math.isfinite(norm)):
+            self._refuse_nan(text, audio, norm)
+        scale = lr_scale(
+            config.schedule.kind, self.step, config.steps, config.schedule.warmup, config.schedule.final
+        )
+        for group, peak in zip(self.optimizer.param_groups, self.peaks):
+            group["lr"] = peak * scale
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        values = {"loss": text + audio, "text_loss": text, "audio_loss": audio, "grad_norm": norm}
+        for group in self.optimizer.param_groups:
+            values.setdefault(f"lr_{group['part']}", group["lr"])
+        values["frames"] = float(accelerator.reduce(frames, "sum"))
+        return values
+
+    def inputs(self, batch: Batch) -> Any:
+        """Columns and labels of a batch, on the model's device, for its task."""
+        model, config = self.plain, self.plain.config
+        batch = Batch(*(t.to(self.accelerator.device) for t in vars(batch).values()))
+        heard = (
+            batch.model if self.config.task == "stt" and self.config.data.listen_to == "model" else batch.user
+        )
+        return model.prepare_training_inputs(
+            text_ids=batch.text,
+            moshi_audio_codes=batch.model if config.num_model_codebooks else None,
+            user_audio_codes=heard if config.num_user_codebooks else None,
+            lengths=batch.lengths,
+        )
+
+    @torch.no_grad()
+    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+        """Losses, perplexities and accuracies over the validation pieces (at most ``limit``), teacher-forced."""
+        if self.valid is None:
+            raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
+        accelerator, micro = self.accelerator, self.config.micro_batch_size
+        measures = TokenMeasures(self.plain.config, accelerator.device)
+        count = len(self.valid) if limit is None else min(limit, len(self.valid))
+        self.model.eval()
+        try:
+            chunks = [range(i, min(i + micro, count)) for i in range(0, count, micro)]
+            # every process runs as many forwards as the others: sharded models need all of them
+            turns = -(-len(chunks) // accelerator.num_processes)
+            for turn in range(turns):
+                mine = turn * accelerator.num_processes + accelerator.process_index
+                rows = [self.valid.piece(i) for i in chunks[mine if mine < len(chunks) else 0]]
+                x = self.inputs(collate(rows, self.plain.config.num_codebooks))
+                outputs = self.model(**x)
+                if mine < len(chunks):
+                    measures.add(outputs, x["text_labels"], x.get("audio_labels"))
+        finally:
+            self.model.train()
+        measures.sums = accelerator.reduce(measures.sums, "sum")
+        return measures.result()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        accelerator = self.accelerator
+        state = {"kind": "moshi", "config": to_dict(self.config), "processes": accelerator.num_processes}
+        with self.checkpoints.writing(self.step, state, accelerator) as folder:
+            if self._sharded:
+                accelerator.save_state(str(folder / "sharded"))
+            elif self.main:
+                self._save_model(folder, self._state_to_save())
+                torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(random_state(), folder / f"random_{accelerator.process_index}.pt")
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if the run has one."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return
+        state = read_state(found)
+        if (
+            state["config"].get("batch_size") != self.config.batch_size
+            or state["config"].get("seed") != self.config.seed
+        ):
+            raise AizuchiError(
+                f"{found} was made with another batch_size or seed: its data can't be continued. Take those of the "
+                "checkpoint, or give another output folder"
+            )
+        if self._sharded:
+            self.accelerator.load_state(str(found / "sharded"))
+        else:
+            self._load_model(found)
+            self.optimizer.load_state_dict(
+                torch.load(found / "optimizer.pt", map_location="cpu", weights_only=True)
+            )
+        own = found / f"random_{self.accelerator.process_index}.pt"
+        if own.exists():  # more processes than before: the new ones keep their fresh generators
+            restore_random_state(torch.load(own, weights_only=False))
+        self.step = state["step"]
+        if self.main:
+            tqdm.write(f"going on from {found}")
+
+    def export(self) -> Path:
+        """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
+        target = self.folder / "model"
+        weights = self._state_to_save()
+        if self.main:
+            self._save_model(target, weights)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _state_to_save(self) -> dict[str, Tensor]:
+        return self.accelerator.get_state_dict(self.model)
+
+    def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        model = self.plain
+        model.config.use_cache = True
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # a bar a checkpoint would break ours
+        try:
+            model.save_pretrained(folder, state_dict=weights)
+        finally:
+            model.config.use_cache = False
+            if bars:
+                transformers_logging.enable_progress_bar()
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+
+    def _load_model(self, folder: Path) -> None:
+        from safetensors.torch import load_model
+
+        load_model(self.plain, folder / "model.safetensors")
+
+    # -- small things ----------------------------------------------------------------------------------------
+    def _after_step(self) -> None:
+        config = self.config
+        due: Callable[[int], bool] = lambda every: bool(every) and self.step % every == 0  # noqa: E731
+        last = self.step == config.steps
+        if self.valid is not None and (due(config.eval_every) or last):
+            self._write({f"valid_{name}": value for name, value in self.evaluate().items()})
+        if config.sample_every and (due(config.sample_every) or last):
+            from .samples import write_samples
+
+            write_samples(self)
+        if due(config.save_every) or last:
+            self.save()
+
+    def _batches(self) -> Any:
+        """The steps still to do, read ahead by workers if there are any; notes how long each was waited for."""
+        config = self.config
+        loader = torch.utils.data.DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self.step, config.steps),
+            num_workers=config.data.workers,
+            generator=torch.Generator(),  # or the loader would draw from the generator that dropout draws from
+        )
+        self._waited = 0.0
+        start = time.perf_counter()
+        for batches in loader:
+            self._waited = time.perf_counter() - start
+            yield batches
+            start = time.perf_counter()
+
+    def _weights(self, inputs: Any) -> Tensor:
+        """(2,) float64: weights of the text targets and of the audio targets of a micro-batch."""
+        config = self.plain.config
+        total = text_weights(inputs["text_labels"][:, 1:], config, torch.float64).sum()
+        labels = inputs.get("audio_labels")
+        if labels is None:
+            return torch.stack([total, total.new_zeros(())])
+        audio = audio_weights(labels[:, :, 1:].transpose(1, 2), config, torch.float64).sum()
+        return torch.stack([total, audio])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+
+    @property
+    def _sharded(self) -> bool:
+        return "FSDP" in str(self.accelerator.distributed_type)
+
+    def _write(self, values: dict[str, float]) -> None:
+        if self.log is not None:
+            self.log.write(self.step, values)
+
+    def _refuse_nan(self, text: float, audio: float, norm: float) -> None:
+        last = self.checkpoints.latest()
+        raise AizuchiError(
+            f"step {self.step + 1}: the loss or its gradient is not finite (text {text:g}, audio {audio:g}, gradient "
+            f"norm {norm:g}); nothing was changed. "
+            + (f"The last good checkpoint is {last}. " if last else "")
+            + "Lower the learning rate, lengthen schedule.warmup, or use precision: fp32"
+        )
+
+    def plot(self) -> None:
+        """Draw the curves to ``curves.png`` in the run's folder."""
+        codebooks = range(self.plain.config.num_generated_codebooks)
+        plot_curves(
+            self.folder / "log.csv",
+            self.folder / "curves.png",
+            [
+                ["loss", "text_loss", "audio_loss"],
+                ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
+                [f"valid_codebook{k}_loss" for k in codebooks],
+                ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy"],
+                ["lr_temporal", "lr_depth"],
+            ],
+        )
+
+
+def make_optimizer(model: Any, config: MoshiTraining) -> torch.optim.Optimizer:
+    """AdamW with groups for temporal, depth and text parts; norms and biases do not decay."""
+    settings = config.optimizer
+    depth_rate = settings.depth_learning_rate or settings.learning_rate
+    rates = {
+        "temporal": settings.learning_rate,
+        "text": settings.learning_rate * settings.text_scale,
+        "depth": depth_rate,
+    }
+    groups: dict[tuple[str, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "temporal"
+        if name.startswith("depth_decoder."):
+            part = "depth"
+        elif name.startswith(("decoder.model.embed_tokens.", "decoder.lm_head.")):
+            part = "text"
+        groups.setdefault((part, parameter.dim() > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": rates[part],
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "part": part,
+            }
+            for (part, decays), parameters in sorted(groups.items())
+        ],
+        betas=tuple(settings.betas),
+        eps=settings.eps,
+    )

@@ -1,0 +1,225 @@
+"""The configuration of `aizuchi train moshi`, and the model that it asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aizuchi.errors import AizuchiError
+
+from .config import check
+from .schedule import SCHEDULES
+
+TASKS = ("dialogue", "tts", "stt")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass
+class DelayConfig:
+    """Frames (80 ms) by which the streams lag.
+
+    text: the text behind the audio (recognition: 6 to 30). audio: the model's voice behind the text (synthesis:
+    the paper's 25, 2 s). acoustic: every stream's later codebooks behind its first one.
+    """
+
+    text: int = 0
+    audio: int = 0
+    acoustic: int = 1
+
+    def as_list(self, model: int, user: int, codebooks: int) -> list[int]:
+        """Delays of text, of ``model`` and of ``user`` input codebooks, for `MoshiConfig.delays`."""
+        pattern = [0] + [self.acoustic] * (codebooks - 1)
+        return [self.text, *(self.audio + d for d in pattern[:model]), *pattern[:user]]
+
+
+@dataclass
+class DataConfig:
+    """train, valid: token shards, ``path[:weight],path2[:weight2]``. frames: longest piece of a dialogue that a row
+    holds (paper: 5 minutes, 3750). listen_to: whose voice a recogniser hears. workers: processes that read ahead.
+    """
+
+    train: str = ""
+    valid: str | None = None
+    frames: int = 750
+    listen_to: str = "model"
+    workers: int = 0
+
+
+@dataclass
+class LossConfig:
+    """text_padding_weight: of padding targets (paper 0.5). first_codebook_weight: of the semantic codebook, the
+    others having 1 (paper 100). user_weight: of the user's codebooks beside the model's; above 0 the model learns
+    to write the user's stream too.
+    """
+
+    text_padding_weight: float = 0.5
+    first_codebook_weight: float = 100.0
+    user_weight: float = 0.0
+
+    def codebook_weights(self, written: int, codebooks: int) -> list[float]:
+        """Weights of the written codebooks, the user's behind the model's."""
+        own = [self.first_codebook_weight] + [1.0] * (codebooks - 1)
+        return (own + [w * self.user_weight for w in own])[:written]
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW. learning_rate: of the temporal model. depth_learning_rate: of the depth decoder, None = the same.
+    text_scale: of the learning rate of the text embedding and head (paper: 0.75 in audio batches).
+    """
+
+    learning_rate: float = 3e-5
+    depth_learning_rate: float | None = 2e-4
+    text_scale: float = 1.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass
+class ScheduleConfig:
+    """kind: cosine, onecycle or constant. warmup: steps. final: share of the peak that a cosine ends at."""
+
+    kind: str = "cosine"
+    warmup: int = 100
+    final: float = 0.1
+
+
+@dataclass
+class LoraConfig:
+    """rank, scale (alpha / rank): of the adapters. embeddings: train the embeddings, too (they are then saved)."""
+
+    rank: int = 64
+    scale: float = 2.0
+    dropout: float = 0.0
+    embeddings: bool = False
+
+
+@dataclass
+class MoshiTraining:
+    """A run of `aizuchi train moshi`.
+
+    output: its folder. task: dialogue, tts (the voice behind the text) or stt (the text behind the voice).
+    checkpoint: a model to start from; without one, ``model`` holds `MoshiConfig` fields and weights are drawn.
+    codec: a trained Mimi for a model from scratch. tokenizer: a SentencePiece file or a folder, kept with the model.
+    batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
+    what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
+    sample_seconds: length of the audio samples. device: auto or cpu.
+    """
+
+    output: str
+    task: str = "dialogue"
+    checkpoint: str | None = None
+    model: dict | None = None
+    codec: str | None = None
+    tokenizer: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    delays: DelayConfig | None = None
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    lora: LoraConfig | None = None
+    steps: int = 1000
+    batch_size: int = 16
+    micro_batch_size: int = 16
+    seed: int = 0
+    text_mask: float = 0.0
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    device: str = "auto"
+    log_every: int = 10
+    eval_every: int = 200
+    save_every: int = 200
+    keep: int = 2
+    sample_every: int = 0
+    samples: int = 2
+    sample_seconds: float = 10.0
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.task in TASKS, f"task must be one of {', '.join(TASKS)}, not {self.task!r}")
+        check(self.precision in PRECISIONS, f"precision must be fp32 or bf16, not {self.precision!r}")
+        check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
+        check(self.schedule.kind in SCHEDULES, f"schedule.kind must be one of {', '.join(SCHEDULES)}")
+        check(self.data.listen_to in ("model", "user"), "data.listen_to must be model or user")
+        check(
+            (self.checkpoint is None) != (self.model is None),
+            "give either `checkpoint` (a model to start from) or `model` (MoshiConfig fields, from scratch)",
+        )
+        for name in ("steps", "batch_size", "micro_batch_size", "log_every", "keep"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        check(self.data.frames >= 2, f"data.frames must be at least 2, not {self.data.frames}")
+        check(0 <= self.text_mask <= 1, f"text_mask is a share between 0 and 1, not {self.text_mask}")
+        check(self.loss.user_weight >= 0, "loss.user_weight can't be negative")
+        check(self.optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0")
+        check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
+
+
+def model_config(config: MoshiTraining, codec: Any = None) -> Any:
+    """The `MoshiConfig` of a run from scratch.
+
+    Args:
+        codec: configuration of the trained Mimi, if there is one.
+    """
+    from aizuchi.models.moshi import MoshiConfig
+
+    fields = dict(config.model or {})
+    known = {f.name for f in dataclasses.fields(MoshiConfig)} | {"rope_theta"}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        import difflib
+
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise AizuchiError(
+            f"model: unknown field {unknown[0]!r}"
+            + (f": did you mean {near[0]!r}?" if near else " of MoshiConfig")
+        )
+    if codec is not None:
+        fields["audio_encoder_config"] = codec.to_dict()
+        fields.setdefault("num_codebooks", min(8, codec.num_quantizers))
+    codebooks = fields.get("num_codebooks", 8)
+    written = {"dialogue": codebooks * (2 if config.loss.user_weight else 1), "tts": codebooks, "stt": 0}[
+        config.task
+    ]
+    fields.setdefault("num_generated_codebooks", written)
+    fields.setdefault("num_input_codebooks", 2 * codebooks if config.task == "dialogue" else codebooks)
+    try:
+        made = MoshiConfig(**fields)
+        if "delays" not in fields:
+            delays = config.delays or DelayConfig()
+            made.delays = delays.as_list(
+                made.num_model_codebooks, made.num_user_codebooks, made.num_codebooks
+            )
+    except AizuchiError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise AizuchiError(f"model: {error}") from error
+    return apply_losses(made, config)
+
+
+def apply_losses(model: Any, config: MoshiTraining) -> Any:
+    """Write the run's loss weights (and delays, where it gives some) into a model's configuration."""
+    written, codebooks = model.num_generated_codebooks, model.num_codebooks
+    if config.loss.user_weight and written <= codebooks and config.task == "dialogue":
+        raise AizuchiError(
+            "loss.user_weight is above 0, but this model does not write the user's stream "
+            f"(num_generated_codebooks is {written})"
+        )
+    model.text_padding_weight = config.loss.text_padding_weight
+    model.codebook_weights = config.loss.codebook_weights(written, codebooks) if written else None
+    if config.delays is not None:
+        model.delays = config.delays.as_list(model.num_model_codebooks, model.num_user_codebooks, codebooks)
+    return model
+
+
+def output_folder(config: Any) -> Path:
+    """The run's folder, made if it is not there."""
+    folder = Path(config.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AizuchiError(f"output: can't make the folder {folder} ({error.strerror})") from error
+    return folder

@@ -1,0 +1,105 @@
+"""From a configuration file to a trainer: what `aizuchi train moshi` does before the first step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aizuchi.data.tokenizer import TextTokenizer
+from aizuchi.errors import AizuchiError
+
+from .moshi_config import MoshiTraining, apply_losses, model_config
+from .tokens import ShardSource, TokenSource, open_sources
+
+
+@dataclasses.dataclass
+class KeptTokenizer:
+    """A tokenizer and where it came from, so that it can be kept with the model."""
+
+    path: Path
+    tokenizer: TextTokenizer
+
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files beside a model's."""
+        if self.path.is_file():
+            shutil.copyfile(self.path, folder / "tokenizer_spm.model")
+        else:
+            for file in [
+                *self.path.glob("tokenizer*"),
+                *self.path.glob("special_tokens_map.json"),
+                *self.path.glob("*.model"),
+            ]:
+                shutil.copyfile(file, folder / file.name)
+
+
+def make_model(config: MoshiTraining) -> Any:
+    """The model that a run starts from: drawn from the seed, or a checkpoint; LoRA adapters are put in."""
+    from aizuchi.models.mimi import MimiModel
+    from aizuchi.models.moshi import MoshiForConditionalGeneration
+
+    torch.manual_seed(config.seed)
+    if config.checkpoint is not None:
+        model = _pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint")
+        apply_losses(model.config, config)
+    else:
+        codec = None if config.codec is None else _pretrained(MimiModel, config.codec, "codec")
+        model = MoshiForConditionalGeneration(model_config(config, None if codec is None else codec.config))
+        if codec is not None:
+            model.audio_encoder.load_state_dict(codec.state_dict())
+    if config.lora is not None:
+        from .lora import add_adapters
+
+        add_adapters(model, config.lora.rank, config.lora.scale, config.lora.dropout, config.lora.embeddings)
+    return model
+
+
+def make_trainer(config: MoshiTraining) -> Any:
+    """A `MoshiTrainer` for a run of the command line."""
+    from .moshi import MoshiTrainer
+
+    if not config.data.train:
+        raise AizuchiError(
+            "data.train must be given: a folder of token shards (aizuchi data tokenize writes one)"
+        )
+    train = open_sources(config.data.train)
+    valid = open_sources(config.data.valid) if config.data.valid else []
+    model = make_model(config)
+    tokenizer = find_tokenizer(config, [source for source, _ in [*train, *valid]])
+    return MoshiTrainer(config, model, train, valid, tokenizer)
+
+
+def find_tokenizer(config: MoshiTraining, sources: list[TokenSource]) -> KeptTokenizer | None:
+    """The run's tokenizer: given, or beside the checkpoint; refused if the shards were made with another."""
+    path = config.tokenizer
+    if path is None and config.checkpoint is not None and os.path.isdir(config.checkpoint):
+        folder = Path(config.checkpoint)
+        if (folder / "tokenizer.json").exists() or list(folder.glob("*.model")):
+            path = config.checkpoint
+    if path is None:
+        return None
+    kept = KeptTokenizer(Path(path), TextTokenizer(path))
+    for source in sources:
+        made_with = source.shards.settings.get("tokenizer") if isinstance(source, ShardSource) else None
+        if isinstance(made_with, str) and made_with != kept.tokenizer.fingerprint():
+            raise AizuchiError(
+                f"{source.shards.folder} was tokenized with another tokenizer than {path}: "  # type: ignore[attr-defined]
+                "give that one, or tokenize again"
+            )
+    return kept
+
+
+def _pretrained(cls: Any, path: str, name: str) -> Any:
+    import aizuchi
+
+    aizuchi.MoshiConfig  # noqa: B018  # teaches `from_pretrained` the original's layout
+    try:
+        return cls.from_pretrained(path, dtype=torch.float32)
+    except AizuchiError:
+        raise
+    except (OSError, ValueError) as error:
+        raise AizuchiError(f"{name}: {' '.join(str(error).split())}") from error

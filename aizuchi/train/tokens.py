@@ -1,0 +1,235 @@
+"""Rows of a training step: pieces of tokenized dialogues, chosen by position, padded together, text masked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aizuchi.data.dialogues import parse_sources
+from aizuchi.data.shards import ShardFolder
+from aizuchi.errors import AizuchiError
+
+from .order import item_at, keyed_generator
+
+_BLOCK = 1000  # positions within which sources have exactly their shares
+
+
+@dataclass
+class TokenDialogue:
+    """One tokenized dialogue, or a piece of one.
+
+    text: (T,) ids, -1 where none are known. model, user: (K, T) codes of the two voices.
+    """
+
+    text: np.ndarray
+    model: np.ndarray
+    user: np.ndarray
+
+
+class TokenSource(Protocol):
+    """What a run reads from: `aizuchi.data`'s token shards, or anything like them."""
+
+    def lengths(self) -> np.ndarray:
+        """Frames of every dialogue."""
+
+    @property
+    def variants(self) -> int:
+        """How many versions of the user's side there are: as recorded, then augmented ones."""
+
+    def read(self, index: int, start: int, stop: int, variant: int = 0) -> TokenDialogue:
+        """Frames ``start`` to ``stop`` of a dialogue."""
+
+
+class TokenList:
+    """A source in memory."""
+
+    variants = 1
+
+    def __init__(self, dialogues: Sequence[TokenDialogue]):
+        self.dialogues = dialogues
+
+    def lengths(self) -> np.ndarray:
+        return np.array([len(d.text) for d in self.dialogues])
+
+    def read(self, index: int, start: int, stop: int, variant: int = 0) -> TokenDialogue:
+        d = self.dialogues[index]
+        return TokenDialogue(d.text[start:stop], d.model[:, start:stop], d.user[:, start:stop])
+
+
+class ShardSource:
+    """A folder of token shards as `aizuchi data tokenize` writes it."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.shards = ShardFolder(folder)
+        self.variants = self.shards.variants
+
+    def lengths(self) -> np.ndarray:
+        return np.array([entry.frames for _, entry in self.shards.dialogues])
+
+    def read(self, index: int, start: int, stop: int, variant: int = 0) -> TokenDialogue:
+        text, model, user = self.shards.read(index, start, stop - start, variant)
+        return TokenDialogue(text, model.T, user.T)
+
+
+def open_sources(text: str) -> list[tuple[TokenSource, float]]:
+    """Token shards of ``path[:weight],path2[:weight2]``.
+
+    Raises:
+        AizuchiError: a path or a weight is wrong, or a folder holds no finished shards.
+    """
+    return [(ShardSource(source.path), source.weight) for source in parse_sources(text)]
+
+
+class Pieces:
+    """Every dialogue of some sources as pieces of at most ``frames``.
+
+    Args:
+        sources: (source, weight): how often a source is drawn, relative to the others; a single one is simply
+            gone through, epoch by epoch.
+        frames: longest piece. seed: of the shuffle and of where pieces are cut.
+    """
+
+    def __init__(self, sources: Sequence[tuple[TokenSource, float]], frames: int, seed: int):
+        self.sources = [source for source, _ in sources]
+        self.frames, self.seed = frames, seed
+        weights = np.array([weight for _, weight in sources], float)
+        self.shares = weights / weights.sum()
+        self.index = []  # of each source: (pieces, 2) dialogue and its piece
+        for source in self.sources:
+            counts = np.maximum(1, -(-source.lengths() // frames))
+            if not len(counts):
+                raise AizuchiError("a data source holds no dialogue")
+            dialogue = np.repeat(np.arange(len(counts)), counts)
+            part = np.arange(len(dialogue)) - np.repeat(np.cumsum(counts) - counts, counts)
+            self.index.append(np.stack([dialogue, part], 1))
+        self.lengths = [source.lengths() for source in self.sources]
+
+    def __len__(self) -> int:
+        """Pieces of all sources."""
+        return sum(map(len, self.index))
+
+    def draw(self, position: int) -> TokenDialogue:
+        """The piece at a position of the endless shuffled stream; long dialogues are cut at other places each time."""
+        which, visit = self._source_at(position)
+        item = item_at(visit, len(self.index[which]), self.seed + which)
+        dialogue, part = self.index[which][item]
+        generator = keyed_generator(self.seed, "cut", position)
+        shift = generator.random() - 0.5
+        variant = int(generator.integers(self.sources[which].variants))
+        return self._piece(which, int(dialogue), int(part), shift, variant)
+
+    def piece(self, number: int) -> TokenDialogue:
+        """Piece ``number`` of all, in order and cut in a fixed place: for evaluation."""
+        for which, index in enumerate(self.index):
+            if number < len(index):
+                return self._piece(which, int(index[number, 0]), int(index[number, 1]), 0.0)
+            number -= len(index)
+        raise IndexError(number)
+
+    def _piece(self, which: int, dialogue: int, part: int, shift: float, variant: int = 0) -> TokenDialogue:
+        length = int(self.lengths[which][dialogue])
+        # moved by up to half a piece either way and kept within: the first and the last frames come often
+        start = part * self.frames + int(shift * self.frames)
+        start = max(0, min(start, length - self.frames)) if length > self.frames else 0
+        return self.sources[which].read(dialogue, start, min(length, start + self.frames), variant)
+
+    def _source_at(self, position: int) -> tuple[int, int]:
+        """Which source comes at a position, and for which time."""
+        if len(self.sources) == 1:
+            return 0, position
+        block, place = divmod(position, _BLOCK)
+        order, ranks, counts = _block_order(self.seed, block, tuple(self.shares))
+        which = int(order[place])
+        return which, block * int(counts[which]) + int(ranks[place])
+
+
+@lru_cache(maxsize=2)
+def _block_order(
+    seed: int, block: int, shares: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    exact = np.array(shares) * _BLOCK
+    counts = np.maximum(1, np.floor(exact).astype(int))
+    while counts.sum() != _BLOCK:  # the largest remainders get what is left
+        step = 1 if counts.sum() < _BLOCK else -1
+        counts[np.argmax((exact - counts) * step)] += step
+    order = keyed_generator(seed, "sources", block).permutation(np.repeat(np.arange(len(shares)), counts))
+    ranks = np.zeros(_BLOCK, int)
+    for which in range(len(shares)):
+        here = order == which
+        ranks[here] = np.arange(here.sum())
+    return order, ranks, counts
+
+
+@dataclass
+class Batch:
+    """Rows padded together: text (B, T), codes (B, K, T), lengths (B,); padding is -1."""
+
+    text: Tensor
+    model: Tensor
+    user: Tensor
+    lengths: Tensor
+
+
+def collate(rows: Sequence[TokenDialogue], codebooks: int) -> Batch:
+    """Pad rows to the longest; keep the first ``codebooks`` codes."""
+    length = max(len(row.text) for row in rows)
+    text = torch.full((len(rows), length), -1)
+    model, user = torch.full((2, len(rows), codebooks, length), -1)
+    for i, row in enumerate(rows):
+        for name, target in (("model", model), ("user", user)):
+            codes = getattr(row, name)
+            if codes.shape[0] < codebooks:
+                raise AizuchiError(
+                    f"the data has {codes.shape[0]} codebooks, the model {codebooks}: "
+                    "tokenize again with more, or lower the model's num_codebooks"
+                )
+            target[i, :, : codes.shape[1]] = torch.from_numpy(codes[:codebooks].astype(np.int64))
+        text[i, : len(row.text)] = torch.from_numpy(row.text.astype(np.int64))
+    return Batch(text, model, user, torch.tensor([len(row.text) for row in rows]))
+
+
+class StepBatches(torch.utils.data.Dataset):
+    """Optimizer steps by number: the micro-batches of one process.
+
+    The rows of step n are the positions n * batch_size and on, whatever the number of processes and the size of a
+    micro-batch, and so is what is masked in them.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        batch_size: int,
+        micro: int,
+        codebooks: int,
+        text_mask: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch_size % (micro * world):
+            raise AizuchiError(
+                f"batch_size ({batch_size}) must be a multiple of micro_batch_size ({micro}) times the number of "
+                f"processes ({world})"
+            )
+        self.pieces, self.batch_size, self.micro = pieces, batch_size, micro
+        self.codebooks, self.text_mask = codebooks, text_mask
+        self.rank, self.share = rank, batch_size // world
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        first = step * self.batch_size + self.rank * self.share
+        return [
+            collate([self._row(p) for p in range(start, start + self.micro)], self.codebooks)
+            for start in range(first, first + self.share, self.micro)
+        ]
+
+    def _row(self, position: int) -> TokenDialogue:
+        row = self.pieces.draw(position)
+        if self.text_mask and keyed_generator(self.pieces.seed, "mask", position).random() < self.text_mask:
+            row = TokenDialogue(np.full_like(row.text, -1), row.model, row.user)
+        return row

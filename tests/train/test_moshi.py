@@ -1,0 +1,321 @@
+"""The training loop: what a step learns, that a split of its rows changes nothing, exact resume, and its faults."""
+
+import dataclasses
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from aizuchi.errors import AizuchiError
+from aizuchi.models.moshi import MoshiForConditionalGeneration
+from aizuchi.train.config import to_dict
+from aizuchi.train.logs import read_log
+from aizuchi.train.tokens import TokenList
+from tests.train.tiny import config_of, dialogues, trainer_of
+
+TINY = Path(__file__).with_name("tiny.py")
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node=2",
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=localhost:0",
+)
+
+
+def weights_of(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_same_weights(a, b, tolerance=0.0):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=lambda m: f"{name}: {m}")  # noqa: B023
+
+
+def write_config(config, path):
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    return path
+
+
+def start(config, tmp_path, name="run.yaml", *arguments, launcher=()):
+    path = write_config(config, tmp_path / name)
+    command = [sys.executable, *launcher, str(TINY), str(path), *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_run_learns_and_leaves_a_model_a_log_and_a_picture(tmp_path):
+    config = config_of(
+        tmp_path, steps=30, save_every=10, eval_every=15, sample_every=30, samples=1, tensorboard=True
+    )
+    trainer = trainer_of(config, valid=dialogues(2, seed=9))
+    folder = trainer.run()
+    rows = read_log(tmp_path / "log.csv")
+    losses = [float(row["loss"]) for row in rows if "loss" in row]
+    assert len(losses) == 30 and losses[-1] < losses[0] - 0.5
+    evaluated = [row for row in rows if "valid_words_perplexity" in row]
+    assert len(evaluated) == 2 and {f"valid_codebook{k}_loss" for k in range(4)} <= evaluated[0].keys()
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert (tmp_path / "samples/step_00000030/0.wav").exists()
+    assert [p.name for p in trainer.checkpoints.all()] == ["step_00000020", "step_00000030"]
+    model = MoshiForConditionalGeneration.from_pretrained(folder)
+    assert_same_weights(dict(model.named_parameters()), dict(trainer.plain.named_parameters()))
+    assert model.config.codebook_weights == [100, 1, 1, 1] and model.config.text_padding_weight == 0.5
+
+
+def test_the_loss_is_the_models_own_over_the_whole_batch(tmp_path):
+    """Without a split a step's loss is `forward`'s, and its gradient is that loss's."""
+    config = config_of(tmp_path, batch_size=4, micro_batch_size=4, optimizer=dict(clip=0.0))
+    trainer = trainer_of(config)
+    batches = trainer.batches[0]
+    expected = trainer.plain(**trainer.inputs(batches[0]))
+    expected.loss.backward()
+    norm = torch.stack([p.grad.norm() for p in trainer.plain.parameters() if p.grad is not None]).norm()
+    trainer.optimizer.zero_grad()
+    values = trainer.train_step(batches)
+    assert values["loss"] == pytest.approx(float(expected.loss), rel=1e-6)
+    assert values["text_loss"] == pytest.approx(float(expected.text_loss), rel=1e-6)
+    assert values["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_accumulation_equals_one_large_batch(tmp_path, micro):
+    """Rows have different lengths and paddings, so that means of means would differ."""
+    whole = trainer_of(config_of(tmp_path / "a", micro_batch_size=4, steps=3))
+    split = trainer_of(config_of(tmp_path / "b", micro_batch_size=micro, steps=3))
+    for step in range(3):
+        a, b = whole.train_step(whole.batches[step]), split.train_step(split.batches[step])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert_same_weights(whole.plain.state_dict(), split.plain.state_dict(), 2e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    plain = trainer_of(config_of(tmp_path / "a"))
+    saving = trainer_of(config_of(tmp_path / "b", gradient_checkpointing=True))
+    a, b = plain.train_step(plain.batches[0]), saving.train_step(saving.batches[0])
+    assert saving.plain.decoder.model.gradient_checkpointing
+    assert a == b
+    assert_same_weights(plain.plain.state_dict(), saving.plain.state_dict(), 1e-7)
+
+
+def test_parts_learn_at_their_own_rates(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, optimizer=dict(text_scale=0.5), schedule=dict(warmup=4)))
+    values = trainer.train_step(trainer.batches[0])
+    assert (values["lr_temporal"], values["lr_depth"], values["lr_text"]) == pytest.approx(
+        (2.5e-3, 5e-3, 1.25e-3)
+    )
+    counts = {g["part"]: 0 for g in trainer.optimizer.param_groups}
+    for group in trainer.optimizer.param_groups:
+        counts[group["part"]] += sum(p.numel() for p in group["params"])
+        assert (group["weight_decay"] == 0) == all(p.dim() < 2 for p in group["params"])
+    model = trainer.plain
+    assert counts["depth"] == sum(p.numel() for p in model.depth_decoder.parameters())
+    assert (
+        counts["text"]
+        == model.decoder.lm_head.weight.numel() + model.decoder.model.embed_tokens.weight.numel()
+    )
+    assert sum(counts.values()) == sum(
+        p.numel() for n, p in model.named_parameters() if "audio_encoder" not in n
+    )
+
+
+def test_the_codec_stays_as_it_is(tmp_path):
+    trainer = trainer_of(config_of(tmp_path))
+    before = {n: p.clone() for n, p in trainer.plain.audio_encoder.state_dict().items()}
+    trainer.train_step(trainer.batches[0])
+    assert_same_weights(before, dict(trainer.plain.audio_encoder.state_dict()))
+
+
+def test_masked_text_is_not_learned(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, text_mask=1.0))
+    values = trainer.train_step(trainer.batches[0])
+    assert values["text_loss"] == 0 and values["audio_loss"] > 0
+    half = trainer_of(config_of(tmp_path, text_mask=0.5, batch_size=200, micro_batch_size=200))
+    hidden = (half.batches[0][0].text[:, 0] < 0).float().mean()
+    assert 0.35 < hidden < 0.65
+
+
+@pytest.mark.parametrize("task", ["tts", "stt"])
+def test_synthesis_and_recognition_are_delays_and_streams(tmp_path, task):
+    delays = dict(text=6) if task == "stt" else dict(audio=5)
+    trainer = trainer_of(config_of(tmp_path, task=task, delays=delays, steps=2), valid=dialogues(1, seed=4))
+    config = trainer.plain.config
+    if task == "stt":
+        assert config.delays == [6, 0, 1, 1, 1] and trainer.plain.depth_decoder is None
+    else:
+        assert config.delays == [0, 5, 6, 6, 6] and config.num_user_codebooks == 0
+    x = trainer.inputs(trainer.batches[0][0])
+    heard = x["user_audio_codes"] if task == "stt" else x["moshi_audio_codes"]
+    row = trainer.batches[0][0]
+    start = 1 + config.delays[1]
+    assert torch.equal(
+        heard[0, 0, start : start + 5], row.model[0, 0, :5]
+    )  # both read the speaker's own voice
+    model = MoshiForConditionalGeneration.from_pretrained(trainer.run())
+    assert model.config.delays == config.delays
+    assert trainer.evaluate()["words_loss"] > 0
+
+
+def test_the_users_stream_can_be_learned_too(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, loss=dict(user_weight=0.5)))
+    assert trainer.plain.config.num_generated_codebooks == 8
+    assert trainer.plain.config.codebook_weights == [100, 1, 1, 1, 50, 0.5, 0.5, 0.5]
+    assert "codebook7_loss" in trainer_result(trainer)
+
+
+def trainer_result(trainer):
+    trainer.valid = trainer.batches.pieces
+    return trainer.evaluate()
+
+
+def test_evaluation_counts_said_text_and_padding_apart(tmp_path):
+    trainer = trainer_of(
+        config_of(tmp_path, loss=dict(text_padding_weight=1.0, first_codebook_weight=1.0)), valid=dialogues(3)
+    )
+    result = trainer.evaluate()
+    total = trainer.plain.eval()
+    sums, count = 0.0, 0
+    for i in range(len(trainer.valid)):
+        from aizuchi.train.tokens import collate
+
+        x = trainer.inputs(collate([trainer.valid.piece(i)], 4))
+        out = total(**x)
+        n = int((x["text_labels"][:, 1:] >= 0).sum())
+        sums, count = sums + float(out.text_loss.detach()) * n, count + n
+    assert result["text_loss"] == pytest.approx(sums / count, rel=1e-5)
+    assert result["text_perplexity"] == pytest.approx(np.exp(sums / count), rel=1e-4)
+    assert result["words_loss"] != pytest.approx(result["padding_loss"])
+
+
+def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
+    model = dict(attention_dropout=0.2)  # draws from torch's generator, whose state must come back too
+    config = config_of(tmp_path / "whole", steps=12, save_every=3, model=model, text_mask=0.3)
+    whole = trainer_of(config).run()
+    broken = dataclasses.replace(config, output=str(tmp_path / "broken"))
+    process = start(broken, tmp_path)
+    log = tmp_path / "broken" / "log.csv"
+    rng = np.random.default_rng()
+    victim = int(rng.integers(4, 11))
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) <= victim):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = [int(p.name[5:]) for p in (tmp_path / "broken/checkpoints").glob("step_*")]
+    assert steps and max(steps) < 12, "the run was over before it was killed"
+    assert not (tmp_path / "broken/model").exists()
+    resumed = trainer_of(broken).run()
+    assert_same_weights(weights_of(whole), weights_of(resumed))
+    rows = [[r[c] for c in ("step", "loss", "grad_norm")] for r in read_log(log)]
+    assert rows == [
+        [r[c] for c in ("step", "loss", "grad_norm")] for r in read_log(tmp_path / "whole/log.csv")
+    ]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, save_every=2))
+    true_step = trainer.train_step
+
+    def poisoned(batches):
+        if trainer.step == 3:
+            with torch.no_grad():
+                trainer.plain.decoder.lm_head.weight[5] = float("nan")
+        return true_step(batches)
+
+    trainer.train_step = poisoned
+    with pytest.raises(AizuchiError, match=r"step 4: .*not finite.*last good checkpoint is .*step_00000002"):
+        trainer.run()
+    assert [p.name for p in trainer.checkpoints.all()] == ["step_00000002"]
+    assert all(t.isfinite().all() for t in weights_of(trainer.checkpoints.latest()).values())
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    trainer = trainer_of(config_of(tmp_path))
+    trainer.train_step(trainer.batches[0])
+    trainer.save()
+    good = weights_of(trainer.checkpoints.latest())
+    trainer.train_step(trainer.batches[1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file can't grow beyond: as if full
+        with pytest.raises(
+            AizuchiError, match="can't write the checkpoint of step 2.*step_00000001 is the last good"
+        ):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    assert_same_weights(good, weights_of(trainer.checkpoints.latest()))
+    trainer.save()
+    assert trainer.checkpoints.latest().name == "step_00000002"
+
+
+def test_two_processes_equal_one(tmp_path):
+    config = config_of(
+        tmp_path / "two", steps=4, batch_size=8, optimizer=dict(learning_rate=1e-3, depth_learning_rate=1e-3)
+    )
+    process = start(config, tmp_path, launcher=TORCHRUN)
+    try:
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.terminate()  # torchrun ends its workers
+    assert process.returncode == 0, output
+    one = trainer_of(dataclasses.replace(config, output=str(tmp_path / "one"))).run()
+    assert_same_weights(weights_of(one), weights_of(tmp_path / "two/model"), 1e-6)
+    for a, b in zip(read_log(tmp_path / "one/log.csv"), read_log(tmp_path / "two/log.csv")):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(task="song"), "task must be one of"),
+        (dict(checkpoint="x"), "either `checkpoint`"),
+        (dict(model=dict(hiden_size=3)), "did you mean 'hidden_size'"),
+        (dict(model=dict(ffn_dim=33)), "model: .*must be even"),
+        (dict(batch_size=5), "must be a multiple of micro_batch_size"),
+        (dict(lora={}), "lora adapts a `checkpoint`"),
+        (dict(schedule=dict(kind="line")), "schedule.kind"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(tmp_path, changes, message):
+    with pytest.raises(AizuchiError, match=message):
+        trainer_of(config_of(tmp_path, **changes))
+
+
+def test_data_with_too_few_codebooks_is_refused(tmp_path):
+    trainer = trainer_of(config_of(tmp_path), train=dialogues(codebooks=2))
+    with pytest.raises(AizuchiError, match="the data has 2 codebooks, the model 4"):
+        trainer.batches[0]
+
+
+def test_resuming_with_another_batch_size_is_refused(tmp_path):
+    config = config_of(tmp_path, steps=2)
+    trainer_of(config).run()
+    with pytest.raises(AizuchiError, match="another batch_size or seed"):
+        trainer_of(dataclasses.replace(config, batch_size=8)).run()
+
+
+def test_sources_are_drawn_by_their_weights(tmp_path):
+    from aizuchi.train.tokens import Pieces
+
+    a, b = dialogues(3, seed=1), dialogues(5, seed=2)
+    for d in b:
+        d.text[:] = 7
+    pieces = Pieces([(TokenList(a), 3.0), (TokenList(b), 1.0)], 20, seed=0)
+    from_b = [bool((pieces.draw(p).text == 7).all()) for p in range(1000)]
+    assert sum(from_b) == 250

@@ -1,0 +1,98 @@
+"""Tiny models and dialogues that the training tests share; also a script that trains one (see `main`)."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from aizuchi.train.config import build, load_config
+from aizuchi.train.moshi import MoshiTrainer
+from aizuchi.train.moshi_config import MoshiTraining
+from aizuchi.train.start import make_model
+from aizuchi.train.tokens import TokenDialogue, TokenList
+
+MIMI = dict(
+    hidden_size=16,
+    num_filters=4,
+    upsampling_ratios=[8, 6, 5, 4],
+    codebook_size=32,
+    codebook_dim=8,
+    vector_quantization_hidden_dimension=8,
+    num_quantizers=4,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    intermediate_size=32,
+    upsample_groups=16,
+)
+MODEL = dict(
+    vocab_size=40,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    ffn_dim=96,
+    num_codebooks=4,
+    sliding_window=64,
+    audio_encoder_config=MIMI,
+    depth_decoder_config=dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, ffn_dim=48),
+)
+
+
+def dialogues(count=8, frames=24, seed=0, codebooks=4, codes=32, vocab=40):
+    """Random dialogues, no two of one length; half of the text is padding."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for n in range(count):
+        length = frames + n % 5
+        text = np.where(rng.random(length) < 0.5, 3, rng.integers(4, vocab, length))
+        made.append(
+            TokenDialogue(
+                text.astype(np.int32),
+                rng.integers(0, codes, (codebooks, length)).astype(np.int16),
+                rng.integers(0, codes, (codebooks, length)).astype(np.int16),
+            )
+        )
+    return made
+
+
+def config_of(output, **changes):
+    """A run's configuration; sections are merged key by key."""
+    values = dict(
+        output=str(output),
+        model=MODEL,
+        data=dict(frames=20),
+        optimizer=dict(learning_rate=1e-2, depth_learning_rate=2e-2),
+        schedule=dict(warmup=2),
+        steps=6,
+        batch_size=4,
+        micro_batch_size=2,
+        log_every=1,
+        save_every=2,
+        eval_every=0,
+        device="cpu",
+        tensorboard=False,
+    )
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(values.get(name), dict)
+        values[name] = {**values[name], **value} if both else value
+    return build(MoshiTraining, values)
+
+
+def trainer_of(config, train=None, valid=None):
+    """A trainer on dialogues in memory."""
+    torch.set_num_threads(1)
+    train = dialogues() if train is None else train
+    return MoshiTrainer(
+        config, make_model(config), [(TokenList(train), 1.0)], [(TokenList(valid), 1.0)] if valid else []
+    )
+
+
+def main() -> None:
+    """``python tiny.py CONFIG.yaml [key=value ...]``: train on `dialogues()`, as a process that a test may kill."""
+    trainer_of(load_config(MoshiTraining, sys.argv[1], sys.argv[2:])).run()
+
+
+if __name__ == "__main__":
+    main()
