@@ -107,7 +107,8 @@ def proportion(flags: Sequence[bool], better: str = "higher", note: str = "") ->
     p, z = sum(map(bool, flags)) / n, 1.959964
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low, high = 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+    low = 0.0 if p == 0 else 100 * (middle - half)
+    high = 100.0 if p == 1 else 100 * (middle + half)
     return Measure(100 * p, n, "%", better, low, high, note)
 
 

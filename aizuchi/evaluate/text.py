@@ -33,6 +33,7 @@ _CONTRACTIONS = {
     "mm-hmm": "mmhm",
     "uh-huh": "uhhuh",
 }
+_CONTRACTED = re.compile(rf"\b(?:{'|'.join(map(re.escape, _CONTRACTIONS))})\b")
 _SUFFIXES = (("n't", " not"), ("'re", " are"), ("'ve", " have"), ("'ll", " will"), ("'m", " am"))
 # "'s" is "is" after these and a possessive after others; "'d" stays, being "had" as often as "would".
 _IS_AFTER = frozenset("what who that it he she there here where how when why which everything".split())
@@ -119,8 +120,7 @@ def normalize(text: str, fillers: bool = False) -> list[str]:
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub("[‘’ʼ`´]", "'", text).replace("−", "-").replace("–", " - ").replace("—", " - ")
     text = _BRACKETS.sub(" ", text)
-    for contraction, words in _CONTRACTIONS.items():
-        text = re.sub(rf"\b{re.escape(contraction)}\b", words, text)
+    text = _CONTRACTED.sub(lambda match: _CONTRACTIONS[match[0]], text)
     text = _expand_numbers(text)
     for symbol, words in _SYMBOLS.items():
         text = text.replace(symbol, words)

