@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reply": ("aizuchi.cli.reply", "hold a conversation with a recording"),
     "data": ("aizuchi.cli.data", "check, measure, draw, align and tokenize training data"),
     "train": ("aizuchi.cli.train", "train Moshi, adapters, or the codec"),
+    "eval": ("aizuchi.cli.eval", "measure turn-taking, speech, codec and latency, and show it as a page"),
     "convert": ("aizuchi.cli.convert", "convert a checkpoint between Kyutai's layout and transformers'"),
     "models": ("aizuchi.cli.models", "say what a checkpoint is"),
 }

@@ -1,0 +1,245 @@
+"""Measure how good a system is: turn-taking, speech, codec, latency; then show it as a page.
+
+  aizuchi eval                                   everything, on the model that comes with aizuchi
+  aizuchi eval all --model ./my-model --quick    the same on another model, on a tenth of the material
+  aizuchi eval scenarios ./set                   write a set of scenarios (recordings of a user, with exact events)
+  aizuchi eval turns ./set --model ./my-model    let a model hear a set, and score how it takes turns
+  aizuchi eval turns ./Full-Duplex-Bench-Data    score output.wav files that lie in the benchmark's own layout
+  aizuchi eval codec ./speech --codec opus:12    what a codec does to speech, beside Opus and the recordings
+  aizuchi eval speech --questions set.jsonl      answers to spoken questions; see --help for word errors and pairs
+  aizuchi eval dialogue talk.wav                 pauses, gaps and overlaps of two-channel recordings
+  aizuchi eval latency sent.wav received.wav     mouth-to-ear latency of two recordings made together
+  aizuchi eval report                            one HTML page and one JSON file of all results
+  aizuchi eval compare old/report.json new/report.json
+
+Nothing needs a network. Each keeps its results in --out and goes on where it was stopped. The metrics and Whisper
+are optional packages: pip install 'aizuchi[eval]'. `aizuchi eval SUB --help` explains each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+OUT = "eval-results"
+METRIC_HELP = "pesq, stoi, si-sdr, mel, dnsmos, distillmos, visqol, speaker"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(
+        sub="all", model=None, out=OUT, seed=0, quiet=False, whisper=None, quick=False, questions=None
+    )
+    parser.set_defaults(judge=None, voices=None, user="hibari:0.9", clips=None, no_speech=False, threads=1)
+    subs = parser.add_subparsers(dest="sub", metavar="SUB", title="what to measure")
+    _add_all(_sub(subs, "all", "everything, then the report (the default)"))
+    _add_scenarios(_sub(subs, "scenarios", "write a set of scenarios"))
+    _add_turns(_sub(subs, "turns", "turn-taking, after Full-Duplex-Bench"))
+    _add_codec(_sub(subs, "codec", "codec quality, beside Opus"))
+    _add_speech(_sub(subs, "speech", "answers, word errors, likelihood pairs"))
+    _add_dialogue(_sub(subs, "dialogue", "statistics of two-channel recordings"))
+    _add_latency(_sub(subs, "latency", "mouth-to-ear latency of recordings"))
+    _add_report(_sub(subs, "report", "one page and one JSON file of all results"))
+    _add_compare(_sub(subs, "compare", "two reports side by side"))
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from aizuchi.evaluate import commands
+
+    if getattr(args, "threads", None):
+        torch.set_num_threads(args.threads)
+    lines = getattr(commands, f"run_{args.sub or 'all'}")(args)
+    for line in lines:
+        print(line)
+    if not args.quiet and args.sub in ("turns", "codec", "speech", "dialogue", "latency"):
+        print(
+            f"Kept in {args.out}; `aizuchi eval report --out {args.out}` makes a page of it.", file=sys.stderr
+        )
+    return 0
+
+
+def _sub(subs: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    from aizuchi.evaluate.command_help import HELP
+
+    parser = subs.add_parser(
+        name,
+        help=summary,
+        description=HELP[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default=OUT, metavar="DIR", help=f"results and recordings (default: {OUT})")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--model",
+        help="folder or hub name; 'random'; or package.module:factory of a system of one's own",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of sampling and synthesis (default: 0)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+
+
+def _whisper(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--whisper",
+        metavar="DIR",
+        help="Whisper in CTranslate2's format (default: $AIZUCHI_WHISPER, else an installed package that holds one)",
+    )
+
+
+def _voices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--user",
+        default="hibari:0.9",
+        metavar="SPEC",
+        help="the user's voice: hibari, hibari:SHIFT, package.module:factory",
+    )
+
+
+def _questions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--questions", metavar="FILE", help="question set, JSON lines (see docs/evaluation.md)"
+    )
+    parser.add_argument(
+        "--judge", metavar="SPEC", help="package.module:function of (question, heard) that judges"
+    )
+    parser.add_argument(
+        "--voices",
+        metavar="SPEC",
+        help="package.module:factory of the voices that questions name",
+    )
+
+
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _voices(parser)
+    _questions(parser)
+    parser.add_argument(
+        "--clips", nargs="+", metavar="FILE", help="speech for the codec (default: the voice)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the material, for a first look")
+    _whisper(parser)
+    _out(parser)
+
+
+def _add_scenarios(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="where to write the set")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="some kinds only")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="at most so many of each kind (default: one a text)"
+    )
+    parser.add_argument("--texts", metavar="FILE", help="texts of your own (JSON; see docs/evaluation.md)")
+    parser.add_argument("--seed", type=int, default=0, help="of every choice (default: 0)")
+    _voices(parser)
+
+
+def _add_turns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="a set, a task's folder, or Full-Duplex-Bench's data")
+    parser.add_argument(
+        "--recorded", action="store_true", help="score the output.wav files that are there; ask no model"
+    )
+    parser.add_argument(
+        "--no-words", action="store_true", help="no Whisper: score exact events and timing only"
+    )
+    parser.add_argument(
+        "--detector", choices=["silero", "energy"], default="silero", help="voice activity (default: silero)"
+    )
+    _model(parser)
+    _whisper(parser)
+    _out(parser)
+
+
+def _add_codec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clips", nargs="+", metavar="FILE", help="recordings of speech, or folders of them")
+    parser.add_argument(
+        "--codec",
+        nargs="+",
+        metavar="SPEC",
+        default=["original", "opus:6", "opus:12", "opus:24"],
+        help="rows beside the model's codec: original, opus:KBPS, package.module:factory (default: original and Opus "
+        "at 6, 12 and 24 kb/s)",
+    )
+    parser.add_argument(
+        "--codebooks", nargs="+", type=int, metavar="K", help="numbers of them (default: 1 2 4 8)"
+    )
+    parser.add_argument("--no-model", action="store_true", help="the rows of --codec only")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=f"some metrics only: {METRIC_HELP}")
+    parser.add_argument("--no-wer", action="store_true", help="no Whisper: leave out the words lost")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many recordings, evenly spread")
+    _model(parser)
+    _whisper(parser)
+    _out(parser)
+
+
+def _add_speech(parser: argparse.ArgumentParser) -> None:
+    _questions(parser)
+    parser.add_argument(
+        "--noise", type=float, metavar="DB", help="ask the questions again in noise at this SNR"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many questions, evenly spread")
+    parser.add_argument(
+        "--spoken",
+        nargs="+",
+        metavar="FILE",
+        help="WER of recordings that speak known texts",
+    )
+    parser.add_argument(
+        "--transcribe", nargs="+", metavar="FILE", help="WER of --recognizer on such recordings"
+    )
+    parser.add_argument(
+        "--recognizer", metavar="SPEC", help="package.module:factory of a recogniser (default: Whisper)"
+    )
+    parser.add_argument("--pairs", metavar="FILE", help="likelihood pairs (JSON lines), scored by --nll")
+    parser.add_argument(
+        "--nll", metavar="SPEC", help="package.module:factory of text or file -> (nats, tokens)"
+    )
+    _voices(parser)
+    _model(parser)
+    _whisper(parser)
+    _out(parser)
+
+
+def _add_dialogue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="two-channel recordings, or folders of them")
+    parser.add_argument("--pair", action="store_true", help="the files are pairs: one file a speaker")
+    parser.add_argument("--name", default="recordings", help="of the row")
+    parser.add_argument("--detector", choices=["silero", "energy"], default="silero", help="voice activity")
+    _out(parser)
+
+
+def _add_latency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="pairs: what went in, what came out")
+    parser.add_argument("--stereo", action="store_true", help="each file holds both: left in, right out")
+    parser.add_argument(
+        "--max", type=float, default=5.0, metavar="SECONDS", help="the largest latency looked for"
+    )
+    parser.add_argument(
+        "--method", choices=["auto", "wave", "envelope"], default="auto", help="what is correlated"
+    )
+    _out(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--system", help="name in the heading (default: what was measured)")
+    parser.add_argument("--no-audio", action="store_true", help="no players: a small page")
+    parser.add_argument(
+        "--samples", type=int, default=2, metavar="N", help="dialogues of each kind (default: 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    _out(parser)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", help="a report.json, or its folder")
+    parser.add_argument("after", help="a report.json, or its folder")
+    parser.add_argument(
+        "--page", default="comparison.html", metavar="FILE", help="the page; its JSON lies beside it"
+    )
