@@ -238,8 +238,8 @@ def _kyutai(
         f"Mimi's weights are not in {folder}: looked for {names['mimi_name']}, tokenizer-*.safetensors and "
         f"mimi*.safetensors; give the file by `mimi`"
     )
-    if found.mimi is not None:
-        found.mimi_config = _mimi_config_of(folder, config, found.mimi, hub)
+    if found.mimi is not None or _resolve(names.get("mimi_config_name") or "", folder, hub):
+        found.mimi_config = _mimi_config_of(folder, config, found.mimi or weights, hub)
     found.tokenizer = _resolve(names["tokenizer_name"], folder, hub) or _only(folder.glob("*.model"))
     found.missing["tokenizer"] = (
         f"the text tokenizer is not in {folder}: looked for {names['tokenizer_name']} and *.model; give the file by "

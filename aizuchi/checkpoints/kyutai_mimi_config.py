@@ -53,14 +53,14 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 
-def mimi_config(raw: dict[str, Any] | None) -> MimiConfig:
-    """The original's options as our configuration; None gives the published Mimi.
+def mimi_config(raw: dict[str, Any] | None, **changes: Any) -> MimiConfig:
+    """The original's options as our configuration, with ``changes`` of ours; None gives the published Mimi.
 
     Raises:
         CheckpointError: an option that is missing, unknown or not supported, by name.
     """
     if raw is None:
-        return MimiConfig()
+        return MimiConfig(**changes)
     fields: dict[str, Any] = {}
     for section, theirs, ours in _SIZES:
         if theirs in raw.get(section, {}):
@@ -92,7 +92,7 @@ def mimi_config(raw: dict[str, Any] | None) -> MimiConfig:
                     f"the configuration of Mimi has `{section}.{name}={value!r}`, only {fixed[name]!r} is supported"
                 )
     try:
-        return MimiConfig(**fields)
+        return MimiConfig(**(fields | changes))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"the configuration of Mimi: {error}") from error
 

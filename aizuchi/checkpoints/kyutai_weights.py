@@ -21,6 +21,7 @@ from .tensors import CheckpointError, Shape, TensorSource
 
 _WRAPPERS = ("best_state.", "fsdp_best_state.model.", "fsdp_best_state.", "model.")
 _SPLIT = re.compile(r"(.*_att(?:n|ention))\.(in|out)_projs\.(\d+)\.weight")
+_STEP = re.compile(r"^(linears\.|depformer_in\.|depformer_emb\.|depformer\..*\.gating\.)(\d+)")
 _LORA = re.compile(r"(.*)\.lora_([AB])\.weight")
 
 
@@ -111,11 +112,7 @@ class KyutaiWeights:
         for expected, shape in [item for group in groups for item in group.theirs.items()]:
             found = self.shapes.get(expected)
             if found is None:
-                alias = re.sub(
-                    r"(?<=^linears\.|^depformer_in\.|epformer_emb\.)\d+|(?<=\.gating\.)\d+",
-                    lambda match: str(int(match[0]) - 8),
-                    expected,
-                )
+                alias = _STEP.sub(lambda match: f"{match[1]}{int(match[2]) - 8}", expected)
                 if alias in self.shapes and alias != expected:
                     self._aliases[expected] = alias
                     self.shapes[expected] = self.shapes[alias]

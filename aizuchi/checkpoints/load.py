@@ -223,6 +223,8 @@ def open_moshi(found: Checkpoint, config: MoshiConfig | None = None) -> tuple[Mo
     weights = KyutaiWeights(open_tensors(found.weights[0]), lora, raw.get("lora_scaling", 2.0))
     if config is None:
         codec = mimi_config(found.mimi_config)
+        if found.mimi is None and "card" in raw:  # no codec to agree with: only a part will be used
+            codec = mimi_config(found.mimi_config, codebook_size=raw["card"])
         config = moshi_config(found.config, codec, weights.depth_steps, weights.extra_heads)
     config = copy.deepcopy(config)
     if isinstance((getattr(config, "kyutai", None) or {}).get("config"), dict):

@@ -19,7 +19,7 @@ from .kyutai_config import kyutai_config
 from .kyutai_mimi_config import mimi_config
 from .load import check_mimi, feature_extractor, open_moshi, read_mimi
 from .moshi_layout import FLOAT32_PARTS, Group, moshi_groups
-from .tensors import SafetensorsFiles
+from .tensors import SafetensorsFiles, open_tensors
 from .tokenizer import save_tokenizer
 from .writing import INDEX, Bar, Part, constant, write_json, write_shards
 
@@ -30,6 +30,8 @@ def moshi_to_hf(found: Checkpoint, out: Path, dtype: torch.dtype | None, shard_b
     config, weights = open_moshi(found)
     codec = read_mimi(found.need("mimi"), config.audio_encoder_config)
     check_mimi(found.need("mimi"), codec, config.audio_encoder_config)
+    if any(".in_projs." in name for name in open_tensors(found.need("mimi")).infos):
+        config.kyutai = {**config.kyutai, "mimi_split": True}
     tokenizer = found.need("tokenizer")
     carried = _carried(found.folder, config)
     parts: list[Part] = []

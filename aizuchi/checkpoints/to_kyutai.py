@@ -145,6 +145,10 @@ def _with_generation(raw: dict[str, Any], folder: Path, config: MoshiConfig) -> 
 def _write_mimi(path: Path, tensors: dict[str, Tensor], config: Any, bar: Bar) -> None:
     codec = getattr(config, "audio_encoder_config", config)
     theirs = mimi_layout.hf_to_kyutai(tensors, codec.num_attention_heads, codec.num_key_value_heads)
+    if (getattr(config, "kyutai", None) or {}).get("mimi_split"):
+        theirs = {
+            block: value for name, tensor in theirs.items() for block, value in _blocks(name, tensor, 1)
+        }
     write_file(path, [constant(name, value) for name, value in theirs.items()], bar)
 
 

@@ -83,6 +83,10 @@ def save_tokenizer(source: str | os.PathLike[str], folder: str | os.PathLike[str
     """Write a tokenizer (SentencePiece file, or folder of transformers' files) as transformers' files."""
     source, folder = Path(source), Path(folder)
     load_tokenizer(source).save_pretrained(folder)
+    # The name that every release of transformers knows for a tokenizer that is all in tokenizer.json.
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if source.is_file():
         shutil.copyfile(source, folder / SPM_FILE)
     elif (source / SPM_FILE).is_file():

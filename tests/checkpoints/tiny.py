@@ -56,7 +56,10 @@ TTS: dict[str, Any] = MOSHI | {
     "cross_attention": True,
     "conditioners": {
         "speaker_wavs": {"type": "tensor", "tensor": {"dim": 12}},
-        "cfg": {"type": "lut", "lut": {"n_bins": 2, "dim": 6, "tokenizer": "noop", "possible_values": ["1.0", "2.0"]}},
+        "cfg": {
+            "type": "lut",
+            "lut": {"n_bins": 2, "dim": 6, "tokenizer": "noop", "possible_values": ["1.0", "2.0"]},
+        },
     },
     "fuser": {"sum": ["cfg"], "cross": ["speaker_wavs"], "prepend": [], "cross_attention_pos_emb": True},
     "model_type": "tts",
@@ -101,7 +104,9 @@ MIMI["transformer"] |= {
 }
 
 
-def original_lm(raw: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu") -> LMModel:
+def original_lm(
+    raw: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu"
+) -> LMModel:
     """The original's model of a config.json, with random weights, by the original's own loader."""
     torch.manual_seed(seed)
     options = copy.deepcopy(raw)  # the loader writes into what it is given
@@ -141,13 +146,18 @@ def original_mimi(seed: int = 1) -> Any:
     torch.manual_seed(seed)
     model = loaders.get_mimi(None, copy.deepcopy(MIMI), num_codebooks=4)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.2)
-        for name, buffer in model.named_buffers():
-            if name.endswith("embedding_sum"):
-                buffer.normal_()
-            elif name.endswith("cluster_usage"):
-                buffer.uniform_(0.5, 2)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.02 if name.endswith("bias") else 0.3)
+        # Codebooks are made of what they will quantize, or nearly every code would be the same.
+        latents = model.encode_to_latent(torch.randn(1, 1, 1920 * 60) * 0.3, quantize=False)
+        for branch in (model.quantizer.rvq_first, model.quantizer.rvq_rest):
+            rest = branch.input_proj(latents)[0].T  # (frames, dim)
+            for layer in branch.vq.layers:
+                book = layer._codebook
+                chosen = rest[torch.randperm(len(rest))[: len(book.cluster_usage)]]
+                book.cluster_usage.uniform_(0.5, 2)
+                book.embedding_sum.copy_(chosen * book.cluster_usage[:, None])
+                rest = rest - chosen[torch.cdist(rest, chosen).argmin(dim=1)]
     return model
 
 
@@ -182,7 +192,10 @@ def kyutai_folder(
     lm, mimi = original_lm(raw, dtype), original_mimi()
     state = lm.state_dict()
     save_file(packed(state) if released else state, folder / "model.safetensors", metadata={"format": "pt"})
-    save_file(mimi.state_dict(), folder / "mimi-tiny.safetensors", metadata={"format": "pt"})
+    codec = mimi.state_dict()
+    save_file(
+        packed(codec) if released else codec, folder / "mimi-tiny.safetensors", metadata={"format": "pt"}
+    )
     train_tokenizer(folder / "tokenizer_tiny.model")
     names = {
         "mimi_name": "mimi-tiny.safetensors",
