@@ -14,7 +14,6 @@ from transformers.activations import ACT2FN
 from ..layers import NORM_KINDS
 from ..mimi.configuration import MimiConfig
 
-
 SIZES = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim audio_vocab_size "
     "ffn_dim num_codebooks sliding_window"
