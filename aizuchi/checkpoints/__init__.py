@@ -3,7 +3,7 @@
 Importing this package teaches `from_pretrained` of our classes the original's layout.
 """
 
-from ..models.moshi.base import FOREIGN_LOADERS
+from ..models.loading import FOREIGN_LOADERS
 from .find import Checkpoint, find
 from .load import Loaded, load, load_kyutai
 from .tensors import CheckpointError

@@ -97,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
     with tqdm(
         total=round(user.shape[1] / rate, 2),
-        unit="s",
+        bar_format=bar_format,
         disable=args.quiet,
         desc="conversation",
         file=sys.stderr,
     ) as bar:
-        bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
         result = reply(
             model,
             user,
@@ -214,8 +214,12 @@ def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
     slowest = steps.sort().values[min(steps.numel() - 1, int(0.99 * steps.numel()))]
     if words and "-" not in (args.json, args.srt, args.text):
         print(to_text(words))
-    factor = f"{result.seconds:.1f} s of audio in {result.elapsed:.1f} s: real-time factor {result.real_time_factor:.2f}"
-    print(f"{factor}; a frame took {steps.median():.1f} ms (median), {slowest:.1f} ms (p99).", file=sys.stderr)
+    factor = (
+        f"real-time factor {result.real_time_factor:.2f} ({result.seconds:.1f} s in {result.elapsed:.1f} s)"
+    )
+    print(
+        f"{factor}; a frame took {steps.median():.1f} ms (median), {slowest:.1f} ms (p99).", file=sys.stderr
+    )
     written = [
         path for path in (args.output, args.stereo, args.json, args.srt, args.text) if path not in (None, "-")
     ]
