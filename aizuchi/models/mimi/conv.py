@@ -15,6 +15,11 @@ from torch import Tensor, nn
 
 from ..state import State, keep_inactive, row_tensor
 
+# Up to this many positions a convolution is one matrix product with its unfolded input, as the frames of a stream
+# are. The convolution kernels are made for long signals, and several times slower here (17 times for the decoder's
+# first transposed one on a CPU).
+SHORT = 16
+
 
 @dataclass
 class ConvState(State):
@@ -57,16 +62,28 @@ class MimiConv1d(nn.Module):
 
     def forward(self, x: Tensor, state: ConvState | None = None, active: Tensor | None = None) -> Tensor:
         if self.padding <= 0:
-            return self.conv(x)
+            return self._convolve(x)
         if state is None:
-            return self.conv(F.pad(x, (self.padding, 0), mode="replicate" if self.replicate else "constant"))
+            return self._convolve(
+                F.pad(x, (self.padding, 0), mode="replicate" if self.replicate else "constant")
+            )
         previous = state.previous
         if state.first is not None:
             previous = torch.where(state.first[:, None, None], x[..., :1], previous)
             state.first.copy_(keep_inactive(torch.zeros_like(state.first), state.first, active))
         x = torch.cat([previous, x], dim=-1)
         state.previous.copy_(keep_inactive(x[..., -self.padding :], state.previous, active))
-        return self.conv(x)
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The convolution without padding."""
+        conv = self.conv
+        (kernel,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
+        length = (x.shape[-1] - (kernel - 1) * dilation - 1) // stride + 1
+        if length > SHORT or dilation > 1:
+            return conv(x)
+        windows = x.unfold(-1, kernel, stride).transpose(1, 2).flatten(2)  # (rows, length, in * kernel)
+        return F.linear(windows, conv.weight.flatten(1), conv.bias).transpose(1, 2)
 
 
 @dataclass
@@ -110,14 +127,23 @@ class MimiConvTranspose1d(nn.Module):
     def forward(
         self, x: Tensor, state: ConvTransposeState | None = None, active: Tensor | None = None
     ) -> Tensor:
-        if self.overlap <= 0:
-            return self.conv(x)
-        if state is None:
-            return self.conv(x)[..., : -self.overlap]
+        y = self._convolve(x)  # (rows, out_channels, T * stride + overlap)
+        if self.overlap > 0:
+            if state is not None:
+                y[..., : self.overlap] += state.partial
+                state.partial.copy_(keep_inactive(y[..., -self.overlap :], state.partial, active))
+            y = y[..., : -self.overlap]
+        # The bias comes last, so that what waits in the state is free of it.
+        return y if self.conv.bias is None else y + self.conv.bias[:, None]
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The transposed convolution without trimming and bias."""
         conv = self.conv
-        # The bias is added after the overlap, so that what waits in the state is free of it.
-        y = F.conv_transpose1d(x, conv.weight, None, conv.stride, groups=conv.groups)
-        y[..., : self.overlap] += state.partial
-        state.partial.copy_(keep_inactive(y[..., -self.overlap :], state.partial, active))
-        y = y[..., : -self.overlap]
-        return y if conv.bias is None else y + conv.bias[:, None]
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
+        length = x.shape[-1]
+        if length > SHORT or conv.groups > 1 or kernel != 2 * stride:
+            return F.conv_transpose1d(x, conv.weight, None, conv.stride, groups=conv.groups)
+        # each position adds to its own stride of outputs and to the next one
+        pieces = (x.transpose(1, 2) @ conv.weight.flatten(1)).unflatten(-1, (-1, 2, stride))
+        own, following = pieces.transpose(1, 2).unbind(3)  # (rows, out_channels, length, stride) each
+        return (F.pad(own, (0, 0, 0, 1)) + F.pad(following, (0, 0, 1, 0))).flatten(2)
