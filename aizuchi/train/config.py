@@ -67,6 +67,16 @@ def check(condition: bool, message: str) -> None:
         raise AizuchiError(message)
 
 
+def output_folder(path: str) -> Path:
+    """The run's folder, made if it is not there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AizuchiError(f"output: can't make the folder {folder} ({error.strerror})") from error
+    return folder
+
+
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     yaml = require("yaml", "train")
     values = copy.deepcopy(values)

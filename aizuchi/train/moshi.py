@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from aizuchi.errors import AizuchiError, require
+from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
-from .checkpoints import CheckpointFolder, random_state, read_state, restore_random_state
-from .config import to_dict
-from .logs import RunLog, plot_curves
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
-from .moshi_config import MoshiTraining, output_folder
+from .moshi_config import MoshiTraining
+from .run import TrainingRun, Values
 from .schedule import lr_scale
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
 
 Sources = Sequence[tuple[TokenSource, float]]
 
 
-class MoshiTrainer:
+class MoshiTrainer(TrainingRun):
     """A run: model, optimizer, data and their place in time.
 
     Args:
@@ -44,12 +40,8 @@ class MoshiTrainer:
     def __init__(
         self, config: MoshiTraining, model: Any, train: Sources, valid: Sources = (), tokenizer: Any = None
     ):
-        accelerate = require("accelerate", "train")
-        self.config = config
+        super().__init__(config)
         self.tokenizer = tokenizer
-        self.accelerator = accelerate.Accelerator(
-            cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no"
-        )
         # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
         model.float().train()
         model.freeze_audio_encoder()
@@ -62,7 +54,7 @@ class MoshiTrainer:
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         world = self.accelerator.num_processes
         codebooks = model.config.num_codebooks
-        self.batches = StepBatches(
+        self.steps_data = self.batches = StepBatches(
             Pieces(train, config.data.frames, config.seed),
             config.batch_size,
             config.micro_batch_size,
@@ -72,10 +64,16 @@ class MoshiTrainer:
             world,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
-        self.folder = output_folder(config)
-        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep)
-        self.step = 0
-        self.log: RunLog | None = None
+        self._matmul_rate = 0.0
+        self.panels = [
+            ["loss", "text_loss", "audio_loss"],
+            ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
+            [f"valid_codebook{k}_loss" for k in range(model.config.num_generated_codebooks)],
+            ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy"],
+            ["lr_temporal", "lr_depth"],
+        ]
+
+    kind = "moshi"
 
     @property
     def plain(self) -> Any:
@@ -83,62 +81,23 @@ class MoshiTrainer:
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes files."""
-        return self.accelerator.is_main_process
+    def has_validation(self) -> bool:
+        return self.valid is not None
 
-    # -- the loop --------------------------------------------------------------------------------------------
-    def run(self) -> Path:
-        """Train to the last step (from the newest checkpoint, if there is one) and export the model.
-
-        Returns:
-            the folder of the finished model
-        Raises:
-            AizuchiError: a loss that is not finite, a checkpoint that can't be written
-        """
-        config = self.config
-        self.resume()
-        if self.main:
-            self.log = RunLog(self.folder, self.step, config.tensorboard)
-        rate = measured_matmul_rate(self.accelerator.device, self._dtype)
-        flops = flops_per_frame(self.plain, config.data.frames)
+    def speed(self, frames: float, seconds: float) -> Values:
+        """Tokens (text and written codes) and seconds of audio a second; share of the measured matmul rate."""
+        if not self._matmul_rate:
+            self._matmul_rate = measured_matmul_rate(self.accelerator.device, self._dtype)
         columns = 1 + self.plain.config.num_generated_codebooks
-        started, frames, waited = time.perf_counter(), 0.0, 0.0
-        bar = tqdm(
-            total=config.steps,
-            initial=self.step,
-            desc="training",
-            unit="step",
-            disable=None if self.main else True,
-        )
-        try:
-            with bar:
-                for batches in self._batches():
-                    waited += self._waited
-                    values = self.train_step(batches)
-                    frames += values.pop("frames")
-                    bar.update()
-                    if self.step % config.log_every == 0 or self.step == config.steps:
-                        seconds = time.perf_counter() - started
-                        values["tokens_per_second"] = frames * columns / seconds
-                        values["audio_seconds_per_second"] = frames * 0.08 / seconds
-                        world = self.accelerator.num_processes
-                        values["matmul_fraction"] = frames * flops / seconds / (rate * world)
-                        values["waiting_for_data"] = waited / seconds
-                        bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-                        self._write(values)
-                        started, frames, waited = time.perf_counter(), 0.0, 0.0
-                    paused = time.perf_counter()
-                    self._after_step()
-                    started += time.perf_counter() - paused
-        finally:
-            if self.log is not None:
-                self.log.close()
-        if self.main:
-            self.plot()
-        return self.export()
+        flops = flops_per_frame(self.plain, self.config.data.frames)
+        rate = self._matmul_rate * self.accelerator.num_processes
+        return {
+            "tokens_per_second": frames * columns / seconds,
+            "audio_seconds_per_second": frames * 0.08 / seconds,
+            "matmul_fraction": frames * flops / seconds / rate,
+        }
 
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+    def train_step(self, batches: list[Batch]) -> Values:
         """One optimizer step over this process's micro-batches; returns what it measured."""
         config, accelerator = self.config, self.accelerator
         inputs = [self.inputs(batch) for batch in batches]
@@ -168,7 +127,7 @@ class MoshiTrainer:
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf)
         norm = float(norm)
         if not (math.isfinite(text + audio) and math.isfinite(norm)):
-            self._refuse_nan(text, audio, norm)
+            raise self.not_finite(f"text {text:g}, audio {audio:g}, gradient norm {norm:g}")
         scale = lr_scale(
             config.schedule.kind, self.step, config.steps, config.schedule.warmup, config.schedule.final
         )
@@ -198,7 +157,7 @@ class MoshiTrainer:
         )
 
     @torch.no_grad()
-    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, limit: int | None = None) -> Values:
         """Losses, perplexities and accuracies over the validation pieces (at most ``limit``), teacher-forced."""
         if self.valid is None:
             raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
@@ -223,45 +182,23 @@ class MoshiTrainer:
         return measures.result()
 
     # -- checkpoints -----------------------------------------------------------------------------------------
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
-        accelerator = self.accelerator
-        state = {"kind": "moshi", "config": to_dict(self.config), "processes": accelerator.num_processes}
-        with self.checkpoints.writing(self.step, state, accelerator) as folder:
-            if self._sharded:
-                accelerator.save_state(str(folder / "sharded"))
-            elif self.main:
-                self._save_model(folder, self._state_to_save())
-                torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-            torch.save(random_state(), folder / f"random_{accelerator.process_index}.pt")
-
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if the run has one."""
-        found = self.checkpoints.latest()
-        if found is None:
-            return
-        state = read_state(found)
-        if (
-            state["config"].get("batch_size") != self.config.batch_size
-            or state["config"].get("seed") != self.config.seed
-        ):
-            raise AizuchiError(
-                f"{found} was made with another batch_size or seed: its data can't be continued. Take those of the "
-                "checkpoint, or give another output folder"
-            )
+    def write_state(self, folder: Path) -> None:
+        """The model as `from_pretrained` reads it, and the optimizer; shards of both where they are sharded."""
         if self._sharded:
-            self.accelerator.load_state(str(found / "sharded"))
-        else:
-            self._load_model(found)
-            self.optimizer.load_state_dict(
-                torch.load(found / "optimizer.pt", map_location="cpu", weights_only=True)
-            )
-        own = found / f"random_{self.accelerator.process_index}.pt"
-        if own.exists():  # more processes than before: the new ones keep their fresh generators
-            restore_random_state(torch.load(own, weights_only=False))
-        self.step = state["step"]
-        if self.main:
-            tqdm.write(f"going on from {found}")
+            self.accelerator.save_state(str(folder / "sharded"))
+        elif self.main:
+            self._save_model(folder, self._state_to_save())
+            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+
+    def read_state(self, folder: Path) -> None:
+        """Read what `write_state` wrote."""
+        if self._sharded:
+            self.accelerator.load_state(str(folder / "sharded"))
+            return
+        self._load_model(folder)
+        self.optimizer.load_state_dict(
+            torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        )
 
     def export(self) -> Path:
         """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
@@ -295,35 +232,11 @@ class MoshiTrainer:
         load_model(self.plain, folder / "model.safetensors")
 
     # -- small things ----------------------------------------------------------------------------------------
-    def _after_step(self) -> None:
-        config = self.config
-        due: Callable[[int], bool] = lambda every: bool(every) and self.step % every == 0  # noqa: E731
-        last = self.step == config.steps
-        if self.valid is not None and (due(config.eval_every) or last):
-            self._write({f"valid_{name}": value for name, value in self.evaluate().items()})
-        if config.sample_every and (due(config.sample_every) or last):
-            from .samples import write_samples
+    def write_samples(self) -> None:
+        """Let the model answer some pieces on its own, see `samples.write_samples`."""
+        from .samples import write_samples
 
-            write_samples(self)
-        if due(config.save_every) or last:
-            self.save()
-
-    def _batches(self) -> Any:
-        """The steps still to do, read ahead by workers if there are any; notes how long each was waited for."""
-        config = self.config
-        loader = torch.utils.data.DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(self.step, config.steps),
-            num_workers=config.data.workers,
-            generator=torch.Generator(),  # or the loader would draw from the generator that dropout draws from
-        )
-        self._waited = 0.0
-        start = time.perf_counter()
-        for batches in loader:
-            self._waited = time.perf_counter() - start
-            yield batches
-            start = time.perf_counter()
+        write_samples(self)
 
     def _weights(self, inputs: Any) -> Tensor:
         """(2,) float64: weights of the text targets and of the audio targets of a micro-batch."""
@@ -342,34 +255,6 @@ class MoshiTrainer:
     @property
     def _sharded(self) -> bool:
         return "FSDP" in str(self.accelerator.distributed_type)
-
-    def _write(self, values: dict[str, float]) -> None:
-        if self.log is not None:
-            self.log.write(self.step, values)
-
-    def _refuse_nan(self, text: float, audio: float, norm: float) -> None:
-        last = self.checkpoints.latest()
-        raise AizuchiError(
-            f"step {self.step + 1}: the loss or its gradient is not finite (text {text:g}, audio {audio:g}, gradient "
-            f"norm {norm:g}); nothing was changed. "
-            + (f"The last good checkpoint is {last}. " if last else "")
-            + "Lower the learning rate, lengthen schedule.warmup, or use precision: fp32"
-        )
-
-    def plot(self) -> None:
-        """Draw the curves to ``curves.png`` in the run's folder."""
-        codebooks = range(self.plain.config.num_generated_codebooks)
-        plot_curves(
-            self.folder / "log.csv",
-            self.folder / "curves.png",
-            [
-                ["loss", "text_loss", "audio_loss"],
-                ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
-                [f"valid_codebook{k}_loss" for k in codebooks],
-                ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy"],
-                ["lr_temporal", "lr_depth"],
-            ],
-        )
 
 
 def make_optimizer(model: Any, config: MoshiTraining) -> torch.optim.Optimizer:

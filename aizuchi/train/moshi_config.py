@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aizuchi.errors import AizuchiError
@@ -213,13 +212,3 @@ def apply_losses(model: Any, config: MoshiTraining) -> Any:
     if config.delays is not None:
         model.delays = config.delays.as_list(model.num_model_codebooks, model.num_user_codebooks, codebooks)
     return model
-
-
-def output_folder(config: Any) -> Path:
-    """The run's folder, made if it is not there."""
-    folder = Path(config.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AizuchiError(f"output: can't make the folder {folder} ({error.strerror})") from error
-    return folder

@@ -306,7 +306,7 @@ def test_data_with_too_few_codebooks_is_refused(tmp_path):
 def test_resuming_with_another_batch_size_is_refused(tmp_path):
     config = config_of(tmp_path, steps=2)
     trainer_of(config).run()
-    with pytest.raises(AizuchiError, match="another batch_size or seed"):
+    with pytest.raises(AizuchiError, match="made with batch_size 4"):
         trainer_of(dataclasses.replace(config, batch_size=8)).run()
 
 
