@@ -119,13 +119,18 @@ class TestRows:
     def run(
         self, model: MimiModel, only: int | None, ring: str
     ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """Codes and samples of every row's own ticks; with ``only`` the other rows idle, with rubbish in them."""
+        """Codes and samples of every row's own ticks, with rubbish in the rows that idle.
+
+        With ``only`` just that row runs, and never pauses.
+        """
         encoder, decoder = model.init_encoder_state(3, ring=ring), model.init_decoder_state(3, ring=ring)
         signals = [speech(self.TICKS * FRAME, start=60_000 * row)[0] for row in range(3)]
         clock = [0, 0, 0]
         codes: list[list[Tensor]] = [[], [], []]
         samples: list[list[Tensor]] = [[], [], []]
         for tick in range(self.TICKS):
+            if only is not None and tick not in self.SCHEDULE[only][0]:
+                continue
             restart = [tick in self.SCHEDULE[row][1] for row in range(3)]
             if any(restart):
                 for state in (encoder, decoder):
@@ -169,13 +174,18 @@ class TestRows:
         ]
         assert torch.equal(torch.cat(steps, -1)[1:], model.encode(second).audio_codes)
 
-    def test_idle_rows_keep_their_state(self, model: MimiModel) -> None:
+    @pytest.mark.parametrize("side", ["encoder", "decoder"])
+    def test_idle_rows_keep_their_state(self, model: MimiModel, side: str) -> None:
         waves = torch.cat([speech(20 * FRAME), speech(20 * FRAME, start=70_000)])
-        state = model.init_encoder_state(2)
-        for chunk in waves.split(FRAME, -1):
-            model.encode_step(chunk, state)
+        if side == "encoder":
+            state, step, inputs = model.init_encoder_state(2), model.encode_step, waves.split(FRAME, -1)
+        else:
+            codes = model.encode(waves).audio_codes
+            state, step, inputs = model.init_decoder_state(2), model.decode_step, codes.split(1, -1)
+        for chunk in inputs:
+            step(chunk, state)
         before = state.export_row(1)
-        model.encode_step(waves[..., :FRAME], state, torch.tensor([True, False]))
+        step(inputs[7], state, torch.tensor([True, False]))
         after = state.export_row(1)
         offset = int(before["transformer.offset"])
         assert int(after["transformer.offset"]) == offset
