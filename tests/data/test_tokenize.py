@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from aizuchi.data import tokenize as module
+from aizuchi.data import workers
 from aizuchi.data.alignments import DataError
 from aizuchi.data.augment import UserAugment
 from aizuchi.data.codec import MimiCodec, encode
@@ -172,7 +172,7 @@ def test_an_interrupt_ends_the_workers_and_leaves_no_debris(data, tmp_path, monk
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "as_completed", interrupt)
+    monkeypatch.setattr(workers, "as_completed", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "tokens", codec=functools.partial(FakeCodec, 30.0), jobs=2)
     assert not list((tmp_path / "tokens").glob(".*"))
