@@ -142,12 +142,12 @@ class _Writer:
 
     # -- scenes -------------------------------------------------------------------------------
 
-    def exchange(self, kind: str | None = None) -> None:
+    def exchange(self, kind: str | None = None, gap: float | None = None) -> None:
         """A question and its answer."""
         said = self.source.say(kind)
         while kind is None and said.utterance.kind in (*_FIRST_ONLY, "goodbye", "stop", "again"):
             said = self.source.say(None)
-        self.user(said, self.user_gap())
+        self.user(said, self.user_gap() if gap is None else gap)
         self.answer(said)
 
     def greet(self) -> None:
@@ -222,11 +222,9 @@ class _Writer:
             self.last = answered.id
             return
         for _ in range(self.rng.randint(1, 2)):
-            event = self.add(
-                "room", self.rng.choice(SOUNDS), "sound", self._between((0.4, 1.2)), gain=self._gain()
-            )
-            self.last = event.id
-        self.exchange()
+            gap, sound = self._between((0.3, 0.8)), self.rng.choice(SOUNDS)
+            self.last = self.add("room", sound, "sound", gap, gain=self._gain()).id
+        self.exchange(gap=self._between((0.4, 1.2)))  # all in all no silence that makes the model ask
 
     def _gain(self) -> float:
         return round(self.rng.uniform(-14, 0), 1)

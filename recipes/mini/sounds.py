@@ -96,7 +96,7 @@ def bump(rng: np.random.Generator) -> np.ndarray:
 
 def rustle(rng: np.random.Generator) -> np.ndarray:
     """Paper or cloth: high noise in irregular swells."""
-    wave = _noise(rng.uniform(0.5, 1.6), 1500, 9000, rng)
+    wave = _noise(rng.uniform(0.5, 1.3), 1500, 9000, rng)
     steps = rng.random(max(2, len(wave) // 1200)) ** 3
     swell = np.interp(np.arange(len(wave)), np.linspace(0, len(wave), len(steps)), steps)
     return _unit(wave * swell * np.sin(np.linspace(0, np.pi, len(wave))))
@@ -105,12 +105,12 @@ def rustle(rng: np.random.Generator) -> np.ndarray:
 def typing(rng: np.random.Generator) -> np.ndarray:
     """A few keystrokes."""
     parts = [_burst(rng.uniform(0.02, 0.05), 800, 6000, 0.002, rng) for _ in range(rng.integers(4, 11))]
-    return _sequence([p * rng.uniform(0.4, 1) for p in parts], list(rng.uniform(0.04, 0.25, len(parts))))
+    return _sequence([p * rng.uniform(0.4, 1) for p in parts], list(rng.uniform(0.04, 0.15, len(parts))))
 
 
 def hum(rng: np.random.Generator) -> np.ndarray:
     """A machine or a passing car: mains harmonics and low noise, fading in and out."""
-    wave = 0.5 * _unit(_noise(rng.uniform(0.8, 2.5), 40, rng.uniform(300, 1200), rng))
+    wave = 0.5 * _unit(_noise(rng.uniform(0.8, 1.6), 40, rng.uniform(300, 1200), rng))
     t = np.arange(len(wave)) / RATE
     for harmonic in range(1, 6):
         wave = wave + rng.random() / harmonic * np.sin(2 * np.pi * 50 * harmonic * t + rng.uniform(0, 6.28))

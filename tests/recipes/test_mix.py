@@ -143,6 +143,24 @@ def test_fresh_dialogues_render_and_pass_the_checker(tmp_path):
     assert soundfile.info(paths[0]).samplerate == 24000
 
 
+def test_silences_are_short_unless_the_model_asks():
+    """A silence of speech beyond 6.3 s ends in the model's question or in the end of the dialogue."""
+    asked = 0
+    for i in range(60):
+        mixed = mix.render(fresh_script(f"q/{i}", voice="kokoro:af_sky"))
+        spoken = [
+            (start, end, e.kind)
+            for e, (start, end) in zip(mixed.script.events, mixed.times)
+            if e.side != "room"
+        ]
+        quiet_since = 0.0
+        for start, end, kind in sorted(spoken):
+            assert (start - quiet_since > 6.3) == (kind == "still_there"), (i, start, quiet_since, kind)
+            asked += kind == "still_there"
+            quiet_since = max(quiet_since, end)
+    assert asked > 3
+
+
 @pytest.mark.parametrize("voice", sorted(HELD_OUT))
 def test_held_out_voices_cannot_be_mixed_or_cached(voice, tmp_path):
     script = two_turns()
