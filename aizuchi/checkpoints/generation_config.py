@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig
@@ -43,20 +45,24 @@ def _sampling(settings: dict[str, Any], sampled: bool) -> dict[str, Any]:
     return {"do_sample": True, "temperature": settings["temperature"], "top_k": top_k}
 
 
-def lm_gen_config(generation: GenerationConfig) -> dict[str, Any]:
-    """The inverse of `generation_config`: what differs from LMGen's own defaults, {} for nothing."""
-    depth = getattr(generation, "depth_decoder_config", None) or {}
-    text = {name: getattr(generation, name, None) for name in ("do_sample", "temperature", "top_k", "temp")}
+def read_lm_gen_config(folder: Path) -> dict[str, Any] | None:
+    """`lm_gen_config` of a folder's generation_config.json, None where there is none.
+
+    Not by GenerationConfig: it drops the depth decoder's part of files that were derived from a model's configuration.
+    """
+    path = folder / "generation_config.json"
+    return lm_gen_config(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def lm_gen_config(generation: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `generation_config`, of its dictionary: what differs from LMGen's own defaults."""
     out: dict[str, Any] = {}
     for settings, names, defaults in (
-        (text, ("temp_text", "top_k_text"), _TEXT),
-        (depth, ("temp", "top_k"), _AUDIO),
+        (generation, ("temp_text", "top_k_text"), _TEXT),
+        (generation.get("depth_decoder_config") or {}, ("temp", "top_k"), _AUDIO),
     ):
-        if not settings:
-            continue
-        temperature = settings.get("temperature")
-        if temperature is None:
-            temperature = settings.get("temp")
+        # "temp" is what the published conversion writes by mistake.
+        temperature = settings.get("temperature", settings.get("temp"))
         if settings.get("do_sample") is False:
             temperature = 0.0
         for name, value, default in (

@@ -133,12 +133,8 @@ def looks_like_kyutai(config: dict[str, Any]) -> bool:
     """Whether a config.json is the original's (its LM options, or a PersonaPlex stub) and not transformers'."""
     if "hidden_size" in config or "architectures" in config:
         return False
-    return (
-        "dim" in config
-        or "n_q" in config
-        or config.get("model_type") == "personaplex"
-        or "moshi_name" in config
-    )
+    marks = {"dim", "n_q", "moshi_name", "mimi_name"}
+    return bool(config.keys() & marks) or config.get("model_type") == "personaplex"
 
 
 def lm_options(raw: dict[str, Any] | None, depth_steps: int | None = None) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from ..models.moshi.configuration import MoshiConfig
 from .find import Checkpoint
-from .generation_config import generation_config, lm_gen_config
+from .generation_config import generation_config, lm_gen_config, read_lm_gen_config
 from .kyutai_config import kyutai_config
 from .kyutai_mimi_config import mimi_config
 from .load import check_mimi, feature_extractor, open_moshi, read_mimi
@@ -57,8 +56,7 @@ def moshi_to_hf(found: Checkpoint, out: Path, dtype: torch.dtype | None, shard_b
             changed = path.name == "config.json" and dtype is not None
             if path.name == "generation_config.json":
                 # The original's defaults may have been edited since.
-                then = lm_gen_config(GenerationConfig.from_pretrained(carried))
-                changed = then != lm_gen_config(generation_config(config))
+                changed = read_lm_gen_config(carried) != lm_gen_config(generation_config(config).to_dict())
             if not changed:
                 shutil.copyfile(path, out / path.name)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from aizuchi import __version__
 
@@ -18,7 +17,7 @@ from ..models.mimi import MimiConfig
 from ..models.moshi.configuration import MoshiConfig
 from . import mimi_layout
 from .find import Checkpoint
-from .generation_config import generation_config, lm_gen_config
+from .generation_config import generation_config, lm_gen_config, read_lm_gen_config
 from .kyutai_config import kyutai_config
 from .kyutai_mimi_config import kyutai_mimi_config
 from .kyutai_options import DEFAULT_NAMES
@@ -135,10 +134,8 @@ def _file_names(
 
 def _with_generation(raw: dict[str, Any], folder: Path, config: MoshiConfig) -> None:
     """Put the sampling defaults into ``lm_gen_config``, unless they are what the original's own say."""
-    if not (folder / "generation_config.json").is_file():
-        return
-    present = lm_gen_config(GenerationConfig.from_pretrained(folder))
-    if present != lm_gen_config(generation_config(config)):
+    present = read_lm_gen_config(folder)
+    if present is not None and present != lm_gen_config(generation_config(config).to_dict()):
         raw["lm_gen_config"] = {**raw.get("lm_gen_config", {}), **present}
 
 

@@ -127,13 +127,13 @@ def sentencepiece_from_json(path: Path) -> bytes:
             kind = _UNKNOWN
         elif index in special:
             kind = _CONTROL
-        elif model.get("byte_fallback") and len(piece) == 6 and piece.startswith("<0x"):
+        elif len(piece) == 6 and piece.startswith("<0x"):
             kind = _BYTE
         out.pieces.add(piece=piece, score=score, type=kind)
     trainer = out.trainer_spec
     trainer.model_type = _UNIGRAM
     trainer.vocab_size = len(model["vocab"])
-    trainer.byte_fallback = bool(model.get("byte_fallback"))
+    trainer.byte_fallback = any(piece.type == _BYTE for piece in out.pieces)
     names = {piece: index for index, (piece, _) in enumerate(model["vocab"])}
     trainer.unk_id = model["unk_id"]
     trainer.unk_piece = model["vocab"][model["unk_id"]][0]
@@ -144,7 +144,12 @@ def sentencepiece_from_json(path: Path) -> bytes:
     out.normalizer_spec.add_dummy_prefix = _prefixes_a_space(content)
     out.normalizer_spec.precompiled_charsmap = _charsmap(content.get("normalizer"))
     data = out.SerializeToString()
-    sentencepiece.SentencePieceProcessor(model_proto=data)  # raises where it is no model after all
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=data)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} can't be written as SentencePiece ({error}); give its original file by `tokenizer`"
+        ) from error
     return data
 
 

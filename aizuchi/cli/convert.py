@@ -22,11 +22,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `aizuchi convert`."""
-    parser.add_argument("source", metavar="IN", help="checkpoint: folder, file, or hub repository (owner/name)")
-    parser.add_argument("target", metavar="OUT", help="folder to make")
-    parser.add_argument("--to", choices=("hf", "kyutai"), help="layout of OUT (default: the one that IN isn't in)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="cast the language model; Mimi stays float32 (default: keep every bit)"
+        "source", metavar="IN", help="checkpoint: folder, file, or hub repository (owner/name)"
+    )
+    parser.add_argument("target", metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--to", choices=("hf", "kyutai"), help="layout of OUT (default: the one that IN isn't in)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="cast the language model; Mimi stays float32 (default: keep every bit)",
     )
     parser.add_argument("--force", action="store_true", help="replace the checkpoint that OUT holds")
     parser.add_argument("--mimi", metavar="FILE", help="Mimi's weights, where IN has none (Kyutai's layout)")

@@ -163,7 +163,7 @@ def original_mimi(seed: int = 1) -> Any:
 
 def train_tokenizer(path: Path, size: int = 60) -> Path:
     """A SentencePiece model like the original's: unigram, byte fallback or not, control pieces 0 to 3."""
-    words = "hello listening moshi speech full duplex the a yes no well how are you today I think that sounds good".split()
+    words = "hello listening moshi speech full duplex the a yes no well how are you I think that sounds good".split()
     generator = random.Random(0)
     lines = [" ".join(generator.choices(words, k=8)) for _ in range(300)]
     sentencepiece.SentencePieceTrainer.train(
