@@ -35,6 +35,8 @@ class StepOutput:
     ``waveform``: (rows, channels, samples of a frame), silent where ``valid`` is False. ``text``: (rows,) the text
     id of that frame, and ``codes``: (rows, K), both -2 where not valid. ``valid``: (rows,) whether the row said a
     frame: active, and past the first steps that fill the delays. ``heard``: (rows, K', 1) codes of the user.
+    ``failed``: (rows,) active rows whose input or numbers are not finite: what they say means nothing, and they
+    have to leave; the other rows are not touched by it.
     """
 
     waveform: Tensor | None
@@ -42,6 +44,7 @@ class StepOutput:
     codes: Tensor | None
     valid: Tensor
     heard: Tensor | None
+    failed: Tensor
 
 
 class DuplexEngine:
@@ -161,12 +164,16 @@ class DuplexEngine:
             wave = waveform.to(self.codec.dtype)
             heard = self.codec.encode_step(wave, self.state.encoder, active, self.loop.streams_heard)
         out = self.loop.step(heard, active, forced)
+        finite = torch.isfinite(out.logits).all(dim=1)
+        if waveform is not None:
+            finite &= torch.isfinite(waveform).flatten(1).all(dim=1)
         said = None
         if decode and out.codes is not None:
             voice = out.codes.clamp(min=0)[:, :, None]
             said = self.codec.decode_step(voice, self.state.decoder, out.valid)
             said = torch.where(out.valid[:, None, None], said, 0)
-        return StepOutput(said, out.text, out.codes, out.valid, heard)
+            finite &= torch.isfinite(said).flatten(1).all(dim=1)
+        return StepOutput(said, out.text, out.codes, out.valid, heard, active & ~finite)
 
     def adopt(self, row: int) -> None:
         """Take a row whose state was put there from elsewhere as joined."""

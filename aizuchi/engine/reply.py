@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import AizuchiError
 from .duplex import DuplexEngine, StepOutput
 from .sampling import Sampling
 
@@ -79,6 +80,10 @@ def reply(
     for frame in frames_of(wave.to(model.device), engine.frame_size, engine.lag):
         started = time.perf_counter()
         out = engine.step(frame)
+        if bool(out.failed[0]):
+            raise AizuchiError(
+                "the model's numbers are not finite: its weights are damaged, or its dtype is too narrow"
+            )
         if bool(out.valid[0]):
             texts.append(out.text[0])
             if out.waveform is not None and out.codes is not None:

@@ -190,6 +190,37 @@ def test_bad_waves_are_refused(model, wave, message):
         reply(model, wave)
 
 
+def test_a_row_with_nan_fails_alone(model):
+    """It is reported at once, the others go on bit for bit, and the row is as new for the next caller."""
+    wave = speech(2, 12, seed=4)
+    broken = wave.clone()
+    broken[0, :, 4 * FRAME + 7] = float("nan")
+
+    def run(wave):
+        engine = DuplexEngine(model, 2)
+        for row in range(2):
+            engine.join(row, Sampling(seed=row))
+        outputs = [engine.step(frame(wave, tick)) for tick in range(8)]
+        engine.leave(0)
+        engine.join(0, Sampling(seed=7))
+        return outputs, [engine.step(frame(speech(2, 12, seed=4), tick)) for tick in range(8, 12)]
+
+    (good, after), (bad, after_bad) = run(wave), run(broken)
+    assert [out.failed.tolist() for out in bad[:5]] == [[False, False]] * 4 + [[True, False]]
+    for one, other in zip(good + after, bad + after_bad, strict=True):
+        assert torch.equal(one.waveform[1], other.waveform[1]) and torch.equal(one.codes[1], other.codes[1])
+    for one, other in zip(after, after_bad, strict=True):
+        assert torch.equal(one.waveform, other.waveform) and not other.failed.any()
+
+
+def test_weights_that_are_not_finite_are_told(model):
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.decoder.lm_head.weight[5] = float("nan")
+    with pytest.raises(AizuchiError, match="not finite"):
+        reply(broken, speech(1, 2)[0])
+
+
 def test_misuse_is_named(model):
     engine = DuplexEngine(model, 1)
     with pytest.raises(ValueError, match="`row`"):
