@@ -1,0 +1,59 @@
+"""Dropped conversations, kept for a while so that their callers can come back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .scheduler import Conversation
+
+
+@dataclass
+class Parked:
+    """A conversation, its row's snapshot, and when it was dropped (monotonic seconds)."""
+
+    conversation: Conversation
+    tensors: dict[str, Tensor]
+    since: float
+
+
+class Parking:
+    """At most ``places`` parked conversations, each for ``seconds``."""
+
+    def __init__(self, places: int, seconds: float):
+        self.places, self.seconds = places, seconds
+        self._parked: OrderedDict[str, Parked] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def put(self, token: str, parked: Parked) -> list[Parked]:
+        """Park; returns those that had to make room."""
+        self._parked[token] = parked
+        gone = []
+        while len(self._parked) > self.places:
+            gone.append(self._parked.popitem(last=False)[1])
+        return gone
+
+    def get(self, token: str) -> Parked | None:
+        """Look without taking."""
+        return self._parked.get(token)
+
+    def take(self, token: str) -> Parked:
+        """Take a conversation out."""
+        return self._parked.pop(token)
+
+    def expire(self, now: float) -> list[Parked]:
+        """Give up what was parked too long ago."""
+        old = [token for token, parked in self._parked.items() if now - parked.since > self.seconds]
+        return [self._parked.pop(token) for token in old]
+
+    def clear(self) -> list[Parked]:
+        """Give up all."""
+        gone = list(self._parked.values())
+        self._parked.clear()
+        return gone
