@@ -4,7 +4,7 @@
   aizuchi eval all --model ./my-model --quick    the same on another model, on a tenth of the material
   aizuchi eval scenarios ./set                   write a set of scenarios (recordings of a user, with exact events)
   aizuchi eval turns ./set --model ./my-model    let a model hear a set, and score how it takes turns
-  aizuchi eval turns ./Full-Duplex-Bench-Data    score output.wav files that lie in the benchmark's own layout
+  aizuchi eval turns ./data --recorded           score output.wav files in Full-Duplex-Bench's own layout
   aizuchi eval codec ./speech --codec opus:12    what a codec does to speech, beside Opus and the recordings
   aizuchi eval speech --questions set.jsonl      answers to spoken questions; see --help for word errors and pairs
   aizuchi eval dialogue talk.wav                 pauses, gaps and overlaps of two-channel recordings
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(
         sub="all", model=None, out=OUT, seed=0, quiet=False, whisper=None, quick=False, questions=None
     )
-    parser.set_defaults(judge=None, voices=None, user="hibari:0.9", clips=None, no_speech=False, threads=1)
+    parser.set_defaults(judge=None, voices=None, user="hibari:0.9", clips=None, threads=None)
     subs = parser.add_subparsers(dest="sub", metavar="SUB", title="what to measure")
     _add_all(_sub(subs, "all", "everything, then the report (the default)"))
     _add_scenarios(_sub(subs, "scenarios", "write a set of scenarios"))
@@ -46,10 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from aizuchi.errors import AizuchiError
     from aizuchi.evaluate import commands
 
-    if getattr(args, "threads", None):
-        torch.set_num_threads(args.threads)
+    threads = getattr(args, "threads", None)
+    if threads is not None:
+        if threads < 1:
+            raise AizuchiError(f"--threads is {threads}: it must be at least 1")
+        torch.set_num_threads(threads)
     lines = getattr(commands, f"run_{args.sub or 'all'}")(args)
     for line in lines:
         print(line)
@@ -84,7 +88,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
         help="folder or hub name; 'random'; or package.module:factory of a system of one's own",
     )
     parser.add_argument("--seed", type=int, default=0, help="of sampling and synthesis (default: 0)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
 
 
 def _whisper(parser: argparse.ArgumentParser) -> None:

@@ -227,10 +227,16 @@ def _detector(name: str) -> Any:
 
 
 def _recognizer(args: Any) -> Any:
-    """Whisper, or None with a word of warning where it can't be had."""
+    """Whisper on as many threads as torch.
+
+    Raises:
+        AizuchiError: it is not installed, or no model is found.
+    """
+    import torch
+
     from aizuchi.evaluate.recognize import WhisperRecognizer
 
-    return WhisperRecognizer(args.whisper, threads=getattr(args, "threads", 1) or 1)
+    return WhisperRecognizer(args.whisper, threads=torch.get_num_threads())
 
 
 def optional_recognizer(args: Any) -> Any | None:
