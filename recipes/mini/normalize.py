@@ -67,6 +67,8 @@ _ORDINALS = {
     "10th": "tenth",
 }
 _NUMBER_VALUES = {number_words(n): n for n in range(20)} | {number_words(n): n for n in range(20, 100, 10)}
+_TENS, _SMALL = ("|".join(number_words(n) for n in r) for r in (range(20, 100, 10), range(1, 10)))
+_NUMBER = re.compile(rf"\b(?:(?:{_TENS}) (?:{_SMALL})|{'|'.join(_NUMBER_VALUES)})\b")
 # What a recogniser writes for a short number word said alone.
 _HOMOPHONES = {
     "to": 2,
@@ -161,6 +163,11 @@ def numbers_in(text: str) -> list[int]:
     if not found and words and words[-1] in _HOMOPHONES:
         found.append(_HOMOPHONES[words[-1]])
     return found
+
+
+def mask_numbers(text: str) -> str:
+    """Normalised text with each number from 0 to 99 as "#": "twenty one plus two" -> "# plus #"."""
+    return _NUMBER.sub("#", text)
 
 
 def contains_phrase(text: str, phrase: str) -> bool:

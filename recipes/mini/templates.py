@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from recipes.mini import facts
-from recipes.mini.normalize import normalize
+from recipes.mini.normalize import mask_numbers, normalize
 
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 _ARTICLE = re.compile(r"\b([Aa])(?= (?:owl|old|apple|omelette)\b)")
@@ -39,7 +39,7 @@ class Template:
         return [run for run in (normalize(part) for part in _SLOT.split(self.text)[::2]) if run]
 
     def pattern(self, slot_patterns: dict[str, str]) -> str:
-        """Regular expression over normalised text that matches every filling of this template.
+        """Regular expression that matches every filling of this template, normalised and with its numbers masked.
 
         `slot_patterns` maps a slot name to the expression of its (normalised) values.
         """
@@ -48,7 +48,7 @@ class Template:
             if i % 2:
                 parts.append(f"(?:{slot_patterns[part]})")
             elif normalize(part):
-                fixed = re.escape(normalize(part))
+                fixed = re.escape(mask_numbers(normalize(part)))
                 parts.append(re.sub(r"(?<![a-z])a$", "an?", fixed))
         return " ".join(parts)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from recipes.mini import facts, phrasings
-from recipes.mini.normalize import normalize
+from recipes.mini.normalize import mask_numbers, normalize
 from recipes.mini.phrasings import BARE_KINDS, CLOSERS, OPENERS, PHRASE_WORDS, TRAIN_TEMPLATES
 from recipes.mini.questions.write import all_meanings, meaning_to_words
 from recipes.mini.templates import Template, lower_first
@@ -164,12 +164,11 @@ def every_template() -> Iterator[Template]:
 
 
 def slot_patterns() -> dict[str, str]:
-    """For each slot, an expression over normalised text that matches every value it can take, and more."""
+    """For each slot, an expression that matches every value it can take, normalised and with numbers masked."""
 
     def one_of(values) -> str:
-        return "|".join(sorted({normalize(v) for v in values}, key=len, reverse=True))
+        return "|".join(sorted({mask_numbers(normalize(v)) for v in values}, key=len, reverse=True))
 
-    numbers = one_of(facts.number_words(n) for n in range(101))
     nouns, verbs = one_of(PHRASE_WORDS["noun"]), one_of(PHRASE_WORDS["verb"])
     determiners, adjectives = one_of((*PHRASE_WORDS["determiner"], "an")), one_of(PHRASE_WORDS["adjective"])
     sentence = (
@@ -178,7 +177,7 @@ def slot_patterns() -> dict[str, str]:
     )
     words = one_of([*facts.OPPOSITES, *facts.SPELLING_WORDS])
     return {
-        **dict.fromkeys(("a", "b", "n", "m"), numbers),
+        **dict.fromkeys(("a", "b", "n", "m"), "#"),
         "day": one_of(facts.DAYS),
         "month": one_of(facts.MONTHS),
         "word": words,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from recipes.mini import phrasings
-from recipes.mini.normalize import normalize
+from recipes.mini.normalize import mask_numbers, normalize
 from recipes.mini.phrasings import BARE_KINDS, CLOSERS, OPENERS, TRAIN_TEMPLATES
 from recipes.mini.questions import load_questions
 from recipes.mini.questions.heldout_templates import HELDOUT_TEMPLATES
@@ -14,12 +14,16 @@ from recipes.mini.templates import Template
 from recipes.mini.utterances import BACKCHANNELS, WEIGHTS, draw, draw_phrase, every_template, slot_patterns
 
 
+def masked(text: str) -> str:
+    return mask_numbers(normalize(text))
+
+
 @pytest.fixture(scope="module")
 def training_language() -> re.Pattern:
     """One expression that matches whatever the training phrasings can produce, normalised."""
     slots = slot_patterns()
-    openers = "|".join(re.escape(normalize(o)) for o in OPENERS)
-    closers = "|".join(re.escape(normalize(c)) for c in CLOSERS)
+    openers = "|".join(re.escape(masked(o)) for o in OPENERS)
+    closers = "|".join(re.escape(masked(c)) for c in CLOSERS)
     bare = sorted({t.pattern(slots) for t in every_template() if t.kind in BARE_KINDS})
     cores = sorted({t.pattern(slots) for t in every_template() if t.kind not in BARE_KINDS})
     decorated = rf"(?:(?:{openers}) )?(?:{'|'.join(cores)})(?: (?:{closers}))?"
@@ -30,16 +34,16 @@ def test_the_expression_matches_what_training_draws(training_language):
     rng = random.Random(1)
     for _ in range(400):
         utterance = draw(rng, decorate=0.6)
-        assert training_language.fullmatch(normalize(utterance.text)), utterance.text
-    assert all(training_language.fullmatch(normalize(draw(rng, kind).text)) for kind in WEIGHTS)
+        assert training_language.fullmatch(masked(utterance.text)), utterance.text
+    assert all(training_language.fullmatch(masked(draw(rng, kind).text)) for kind in WEIGHTS)
 
 
 def test_no_held_out_text_can_be_produced_by_training(training_language):
     questions = load_questions()
-    texts = {normalize(t) for q in questions for t in (q.text, *q.context)}
+    texts = {masked(t) for q in questions for t in (q.text, *q.context)}
     shared = [text for text in texts if training_language.fullmatch(text)]
     assert not shared
-    assert not texts & {normalize(b) for b in BACKCHANNELS}
+    assert not texts & {masked(b) for b in BACKCHANNELS}
 
 
 def runs_of(templates) -> set[str]:
