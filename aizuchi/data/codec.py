@@ -104,7 +104,15 @@ def load_codec(
     found = find(name)
     if found.layout == "hf" and found.holds == "moshi":
         return MimiCodec(_codec_of_moshi(found), codebooks, device)
-    return MimiCodec(MimiModel.from_pretrained(name), codebooks, device)
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one from each worker process would only disturb ours
+    try:
+        return MimiCodec(MimiModel.from_pretrained(name), codebooks, device)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _codec_of_moshi(found: Any) -> Any:
