@@ -113,7 +113,8 @@ class DuplexGeneration:
         run = _Run(prompt)
 
         def loop(model: Any, input_ids: Tensor, **given: Any) -> Any:
-            return _decode(model, input_ids, run, depth, **given)
+            # transformers doesn't hand the streamer to a loop that isn't its own.
+            return _decode(model, input_ids, run, depth, **(given | {"streamer": streamer}))
 
         if inputs_embeds is None or input_ids is not None:
             start = {"input_ids": prompt.text[::copies]}

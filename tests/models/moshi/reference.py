@@ -61,10 +61,32 @@ def tiny_model(seed: int = 0, scale: float = 3.0, **changes) -> MoshiForConditio
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
             else:
                 parameter.mul_(scale)
+        randomize_codec(model.audio_encoder, generator)
         if model.condition_provider is not None:
             for conditioner in model.condition_provider.conditioners.values():
                 conditioner.learnt_padding.normal_(generator=generator)
     return model
+
+
+@torch.no_grad()
+def randomize_codec(codec, generator: torch.Generator) -> None:
+    """Biases, and entries spread like the latents of noise: silence has a beginning, and codes differ."""
+    for name, parameter in codec.named_parameters():
+        if name.endswith("bias"):
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        elif "layer_scale" in name:
+            parameter.fill_(0.3)
+    wave = torch.randn(1, 1, 1920 * 64, generator=generator) * torch.linspace(0, 1, 1920 * 64)
+    latents = codec.encode_latent(wave)
+    for quantizer in (
+        codec.quantizer.semantic_residual_vector_quantizer,
+        codec.quantizer.acoustic_residual_vector_quantizer,
+    ):
+        residual = (latents if quantizer.input_proj is None else quantizer.input_proj(latents))[0].T
+        for codebook in quantizer.codebooks():
+            noise = torch.randn(codebook.embed_sum.shape, generator=generator)
+            codebook.embed_sum.copy_(residual.mean(0) + residual.std(0) * noise)
+            residual = residual - codebook.decode(codebook.encode(residual))
 
 
 def lm_options(config: MoshiConfig) -> dict:
@@ -144,3 +166,14 @@ def random_frames(config: MoshiConfig, rows: int, length: int, seed: int = 0) ->
         0, config.audio_vocab_size, (rows, config.num_input_codebooks, length), generator=generator
     )
     return torch.cat([text, audio], dim=1)
+
+
+def prompt(model, rows: int = 1, length: int = 6, seed: int = 0, future: int = 0) -> dict[str, Tensor]:
+    """Arguments of `generate`: random time-aligned frames; the user's go on for ``future`` frames."""
+    own = model.config.num_model_codebooks
+    frames = random_frames(model.config, rows, length + future, seed)
+    return dict(
+        input_ids=frames[:, 0, :length],
+        moshi_audio_codes=frames[:, 1 : 1 + own, :length],
+        user_audio_codes=frames[:, 1 + own :],
+    )
