@@ -23,7 +23,6 @@ VOICES_FOLDER = Path(os.environ.get("AIZUCHI_MINI_VOICES", "runs/mini/voices"))
 UNIT = 600 / RATE
 LAG = 0.05  # the durations' grid runs behind the sound by this much
 SENTENCE_GAP = 0.22
-HIBARI_GAIN = 2.0  # brings its speech from about -30 to -24 dB RMS, near the other voices; never clips
 _PUNCTUATION = set(';:,.!?\u2014\u2026"()\u201c\u201d ')
 _MARKS = set("\u02c8\u02cc")  # stress: their time belongs to the phone that follows
 
@@ -157,8 +156,7 @@ class HibariVoice(_NeuralVoice):
         inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
         *spectrum, units = self.session.run(None, inputs)
         audio = dsp.synth(*(part[0] for part in spectrum), np.random.default_rng(seed))
-        audio = np.clip(HIBARI_GAIN * audio, -1.0, 1.0).astype(np.float32)
-        return audio, units.reshape(-1)
+        return audio.astype(np.float32), units.reshape(-1)
 
 
 class KokoroVoice(_NeuralVoice):
