@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("aizuchi.cli.eval", "measure turn-taking, speech, codec and latency, and show it as a page"),
     "convert": ("aizuchi.cli.convert", "convert a checkpoint between Kyutai's layout and transformers'"),
     "models": ("aizuchi.cli.models", "say what a checkpoint is"),
+    "bench": ("aizuchi.cli.bench", "time the engine against the memory's floor"),
 }
 
 EXIT_USAGE = 2
