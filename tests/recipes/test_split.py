@@ -113,3 +113,14 @@ def test_a_pause_never_follows_a_finished_question():
             values = [normalize(str(v)) for v in last]
             assert any(v in rest for v in values), u
     assert seen > 1500
+
+
+def test_dev_questions_are_training_wordings_in_training_voices(training_language):
+    from recipes.mini.questions.dev import dev_questions
+    from recipes.mini.voices import is_held_out
+
+    questions = dev_questions(120, seed=3)
+    assert questions == dev_questions(120, seed=3) != dev_questions(120, seed=4)
+    assert all(training_language.fullmatch(masked(q.text)) for q in questions)
+    assert not any(is_held_out(q.voice) for q in questions)
+    assert {q.split for q in questions} == {"dev"} and len({q.kind for q in questions}) > 25
