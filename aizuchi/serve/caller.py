@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..engine import Sampling
-from .intake import Intake, LagPolicy, Samples, level_db
+from .intake import Frame, Intake, LagPolicy, Samples, level_db
 
 OUT_FRAMES = 25  # 2 s of sound may wait to be sent
 OUT_EVENTS = 600
@@ -44,10 +44,12 @@ class Started:
 class Said:
     """A frame: 16-bit samples of the model (None: skipped), its text, whether that begins a word, and levels in dB.
 
-    ``delay``: seconds from the frame's last sample coming in until this event.
+    ``delay``: seconds from the frame's last sample coming in until this event. ``answers``: the number of the
+    caller's frame that it answers, which is ahead of ``frame`` by the frames that were skipped.
     """
 
     frame: int
+    answers: int
     samples: Samples | None
     text: str
     begins: bool
@@ -220,6 +222,7 @@ class Caller:
                 self._sounds -= 1
 
 
-def said(frame: int, samples: Samples, text: str, begins: bool, heard: Samples, delay: float) -> Said:
+def said(frame: int, heard: Frame, samples: Samples, text: str, begins: bool, delay: float) -> Said:
     """A frame's event, with its levels."""
-    return Said(frame, samples, text, begins, level_db(heard), level_db(samples), delay)
+    levels = level_db(heard.samples), level_db(samples)
+    return Said(frame, heard.number, samples, text, begins, *levels, delay)

@@ -44,10 +44,12 @@ def level_db(samples: Samples) -> float:
 
 @dataclass(slots=True)
 class Frame:
-    """A frame of the caller: 16-bit samples, when its last sample came (monotonic seconds), whether it is silent."""
+    """A frame of the caller: 16-bit samples, when its last sample came (monotonic seconds), its number among all
+    that came, and whether it is silent."""
 
     samples: Samples
     came: float
+    number: int
     silent: bool
 
 
@@ -63,6 +65,7 @@ class Intake:
         self.frames: deque[Frame] = deque()
         self._rest = np.zeros(0, np.int16)
         self.received = 0  # samples
+        self.count = 0  # frames that came, skipped ones included
         self.skipped_silent = 0  # frames
         self.skipped_oldest = 0
 
@@ -77,7 +80,8 @@ class Intake:
         for i in range(whole):
             frame = joined[i * self.size : (i + 1) * self.size]
             silent = self.policy is not None and level_db(frame) < self.policy.silence_db
-            self.frames.append(Frame(frame, now, silent))
+            self.frames.append(Frame(frame, now, self.count, silent))
+            self.count += 1
             self._trim()
         self._rest = joined[whole * self.size :].copy()
         return whole

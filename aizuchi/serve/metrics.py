@@ -15,7 +15,7 @@ class Metrics:
         self._prometheus = prometheus
         self.registry = prometheus.CollectorRegistry()
 
-        def make(kind: str, name: str, text: str, labels: tuple[str, ...] = (), **options: object):  # noqa: ANN202
+        def make(kind: str, name: str, text: str, labels: tuple[str, ...] = (), **options: object):
             return getattr(prometheus, kind)(
                 f"aizuchi_{name}", text, labels, registry=self.registry, **options
             )

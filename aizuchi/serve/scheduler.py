@@ -21,7 +21,7 @@ import torch
 from ..engine import DuplexEngine, Sampling
 from ..engine.snapshot import export_row, import_row
 from .caller import Caller, Ended, Notice, Queued, Started, said
-from .intake import Samples
+from .intake import Frame, Samples
 from .limits import Limits
 from .metrics import Metrics
 from .pace import Pace
@@ -334,7 +334,7 @@ class Scheduler:
     def _answer(
         self,
         conversation: Conversation,
-        heard: Any,
+        heard: Frame,
         result: tuple[np.ndarray, int, bool] | None,
         now: float,
     ) -> None:
@@ -359,7 +359,7 @@ class Scheduler:
         conversation.answered = now
         if valid:
             counters.said += 1
-            caller.emit(said(conversation.frame, samples, text, begins, heard.samples, counters.delay))
+            caller.emit(said(conversation.frame, heard, samples, text, begins, counters.delay))
         self._listener("frame", caller, conversation.frame, heard.samples, samples if valid else None, text)
         conversation.frame += 1
         self._count_skips(conversation)
@@ -446,7 +446,7 @@ class Scheduler:
             caller.emit(
                 Notice(
                     "too_slow",
-                    f"this machine needs {1000 * self.pace.cost:.0f} ms for {1000 * self.frame_seconds:.0f} ms of "
+                    f"This machine needs {1000 * self.pace.cost:.0f} ms for {1000 * self.frame_seconds:.0f} ms of "
                     "sound: the conversation can't run in real time",
                 )
             )
@@ -479,6 +479,7 @@ class Scheduler:
         new.token, new.id, new.sampling = old.token, old.id, old.sampling
         new.counters, new.work.script = old.counters, old.work.script
         new.came = old.came
+        new.intake.count = conversation.frame
         new.intake.skipped_silent, new.intake.skipped_oldest = conversation.told_skips
         conversation.caller = new
         new.resume = None

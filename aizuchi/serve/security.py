@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -40,8 +41,11 @@ class Keys:
         if not keys:
             raise AizuchiError(f"{path} holds no key: write one a line")
         for number, key in enumerate(keys, 1):
-            if len(key) < 16 or not key.isascii():
-                raise AizuchiError(f"key {number} in {path} must be at least 16 ASCII characters")
+            if not re.fullmatch(r"[A-Za-z0-9._~+-]{16,}", key):
+                raise AizuchiError(
+                    f"key {number} in {path} must be at least 16 letters, digits or . _ ~ + - (such as "
+                    "'openssl rand -hex 24' makes)"
+                )
         return cls(keys)
 
     def __bool__(self) -> bool:

@@ -3,8 +3,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
 
-from tests.models.moshi.reference import tiny_model  # noqa: E402
-from tests.serve.house import house  # noqa: E402
+from tests.models.moshi.reference import tiny_model
+from tests.serve.house import house
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,7 @@ class PlainSession:
         self._sent = service.metrics.bytes.labels("plain", "out")
         self._told = 0.0
         self._warned = False
+        self._skipped = 0
 
     async def run(self) -> None:
         """Wait for `start`, then hold the conversation."""
@@ -217,16 +218,22 @@ class PlainSession:
                 await self._send({"type": kind, "code": event.code, "message": event.message})
 
     async def _tell_said(self, event: Said) -> None:
+        skipped = event.answers - event.frame
+        if skipped != self._skipped:
+            self._skipped = skipped
+            await self._send({"type": "skipped", "frame": event.frame, "input": event.answers})
         if event.samples is not None:
             data = event.samples.astype("<i2").tobytes()
             await self.websocket.send_bytes(data)
             self._sent.inc(len(data))
+        else:
+            await self._send({"type": "gap", "frame": event.frame})
         if event.text:
             await self._send(
                 {"type": "text", "frame": event.frame, "text": event.text, "begins": event.begins}
             )
         now = time.monotonic()
-        if event.samples is None or now - self._told >= _STATS_SECONDS:
+        if now - self._told >= _STATS_SECONDS:
             self._told = now
             await self._send(self._stats(event, now))
             await self._warn(now)
@@ -266,5 +273,6 @@ class PlainSession:
 
 async def stream(websocket: WebSocket) -> None:
     """The endpoint `/v1/stream`."""
-    await websocket.accept()
+    offered = websocket.scope.get("subprotocols", [])
+    await websocket.accept(subprotocol="aizuchi" if "aizuchi" in offered else None)
     await PlainSession(websocket.app.state.service, websocket).run()
