@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import logging
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from aizuchi.errors import AizuchiError, require
+from aizuchi.errors import AizuchiError, MissingDependencyError, require
 
 LOW_RATE = 16_000  # what the perceptual metrics are defined for
 Figures = dict[str, float]
@@ -151,17 +152,21 @@ def _distillmos_model() -> Any:
 
 @contextlib.contextmanager
 def _torchaudio_stand_in() -> Iterator[None]:
-    """distillmos imports torchaudio, and uses it only to load files, which nobody here asks of it."""
-    import importlib.util
+    """distillmos imports torchaudio, and uses it only to load files, which nobody here asks of it.
 
-    if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is not None:
-        yield
-        return
-    sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    Where it is not installed, or was built for another torch, an empty module stands in for it.
+    """
+    try:
+        importlib.import_module("torchaudio")
+        stand_in = False
+    except (ImportError, OSError, RuntimeError):
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+        stand_in = True
     try:
         yield
     finally:
-        del sys.modules["torchaudio"]
+        if stand_in:
+            del sys.modules["torchaudio"]
 
 
 def visqol(given: np.ndarray, coded: np.ndarray, rate: int) -> Figures:
@@ -184,7 +189,7 @@ def _visqol_api() -> Any:
 def speaker_similarity(given: np.ndarray, coded: np.ndarray, rate: int) -> Figures:
     """Cosine of the two recordings' speaker embeddings (Resemblyzer), up to 1."""
     encoder = _speaker_encoder()
-    audio = require("resemblyzer", extra="eval")
+    audio = _resemblyzer()
     vectors = []
     for wave in (given, coded):
         low = audio.preprocess_wav(_low(wave, rate), source_sr=LOW_RATE)
@@ -196,7 +201,16 @@ def speaker_similarity(given: np.ndarray, coded: np.ndarray, rate: int) -> Figur
 
 @functools.cache
 def _speaker_encoder() -> Any:
-    return require("resemblyzer", extra="eval").VoiceEncoder("cpu", verbose=False)
+    return _resemblyzer().VoiceEncoder("cpu", verbose=False)
+
+
+def _resemblyzer() -> Any:
+    """It is in no extra, since it asks for a package that no longer builds."""
+    try:
+        return require("resemblyzer", extra="eval")
+    except MissingDependencyError as error:
+        message = f"{error}, and: pip install --no-deps resemblyzer webrtcvad-wheels"
+        raise MissingDependencyError(message) from error
 
 
 METRICS: dict[str, Metric] = {
