@@ -175,8 +175,6 @@ class MimiCore(MimiPreTrainedModel):
         size = self.config.frame_size
         if state.ring == "original" and x.shape[-1] > size:  # its window is that of a chunk of one frame
             return torch.cat([self._encode_latent(chunk, state, active) for chunk in x.split(size, -1)], -1)
-        if active is not None:  # what stands in an idle row must at least be finite
-            x = x.masked_fill(~active[:, None, None], 0)
         x = self.encoder_transformer(self.encoder(x, state.seanet, active), state.transformer, active)
         return x if self.downsample is None else self.downsample(x, state.downsample, active)
 
