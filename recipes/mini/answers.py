@@ -157,7 +157,7 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
             sound, animal = facts.SOUNDS[meaning["animal"]][0], meaning["animal"]
             article = "an" if animal[0] in "aeiou" else "a"
             whole = f"{article.title()} {animal} says {sound}."
-            return (f"{_cap(sound)}!", whole, whole, f"The {animal} says {sound}!")
+            return (f"It says {sound}.", whole, whole, f"The {animal} says {sound}!")
         case "spell":
             letters = ", ".join(meaning["word"].upper())
             return (

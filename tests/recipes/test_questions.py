@@ -60,6 +60,7 @@ def test_loading_a_kind_and_a_broken_file(tmp_path):
         (rules.sequence([1, 2, 3]), "Okay. One, two, three. Done.", True),
         (rules.sequence([1, 2, 3]), "one two four three", False),
         (rules.sequence([1, 2, 3]), "To 3: 1, 2, 3.", True),
+        (rules.sequence([5, 4, 3, 2, 1]), "Okay, 543 -2-1.", True),
         (rules.sequence([1, 2, 3]), "1 2 3 4", False),
         (rules.sequence([2, 3, 4]), "1 2 3 4", False),
         (rules.sequence([3, 2, 1]), "1 2 3", False),
