@@ -103,7 +103,7 @@ def _sizes_of_hf(config: dict[str, Any]) -> dict[str, Any]:
         "input_codebooks": full.num_input_codebooks,
         "written_codebooks": full.num_generated_codebooks,
         "text_vocabulary": full.vocab_size,
-        "delays": list(full.delays),
+        "delays": list(full.delays or []),
         "conditions": sorted(full.conditioners or {}),
     }
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..models.mimi.configuration import MimiConfig
-from ..models.moshi.configuration import MoshiConfig, MoshiDepthConfig
+from ..models.moshi.configuration import MoshiConfig
 from .kyutai_options import (
     CARRIED,
     DEFAULTS,
@@ -44,7 +45,7 @@ def moshi_config(
     """
     options = lm_options(raw, depth_steps)
     refuse_unknown(options)
-    get = (DEFAULTS | options).get
+    get: Callable[[str], Any] = (DEFAULTS | options).get
     heads, dim, depth_q = get("num_heads"), get("dim"), get("dep_q")
     schedule = get("depformer_weights_per_step_schedule")
     streams = codebooks_of_a_stream(options)
@@ -144,8 +145,11 @@ def kyutai_config(config: MoshiConfig) -> dict[str, Any] | None:
         options = lm_options(raw, config.num_generated_codebooks)
         heads = (config.extra_heads_num_heads, config.extra_heads_dim)
         # A head that only the weights told of needs no mention.
-        same = moshi_config(raw, config.audio_encoder_config, config.num_generated_codebooks, heads)
-        if _expressed(same) == _expressed(config):
+        try:
+            same = moshi_config(raw, config.audio_encoder_config, config.num_generated_codebooks, heads)
+        except CheckpointError:  # the codec was changed since
+            same = None
+        if same is not None and _expressed(same) == _expressed(config):
             return copy.deepcopy(raw)
         carried = {name: value for name, value in options.items() if name in CARRIED}
     else:
@@ -161,8 +165,8 @@ def _expressed(config: MoshiConfig) -> dict[str, Any]:
     return fields | {"hidden_scale": int(fields["hidden_scale"] * config.hidden_size)}
 
 
-def _options(config: MoshiConfig) -> dict[str, Any]:
-    depth: MoshiDepthConfig | None = config.depth_decoder_config
+def _options(config: Any) -> dict[str, Any]:
+    depth = config.depth_decoder_config
     for part, name in ((config, "the temporal decoder"), (depth, "the depth decoder")):
         if part is None:
             continue
@@ -225,7 +229,7 @@ def _options(config: MoshiConfig) -> dict[str, Any]:
     return options
 
 
-def _depth_options(config: MoshiConfig, depth: MoshiDepthConfig) -> dict[str, Any]:
+def _depth_options(config: Any, depth: Any) -> dict[str, Any]:
     if depth.norm_type != config.norm_type:
         raise CheckpointError(
             f"`norm_type={depth.norm_type!r}` of the depth decoder differs from the temporal decoder's, which can't "

@@ -7,6 +7,7 @@ the published configurations.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from transformers.activations import ACT2FN
@@ -177,7 +178,7 @@ def refuse_unknown(options: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"config.json: `{name}={options[name]!r}` is not supported, only {allowed[0]!r} is"
             )
-    get = (DEFAULTS | options).get
+    get: Callable[[str], Any] = (DEFAULTS | options).get
     if get("positional_embedding") not in ("rope", "rope_concat"):
         _refuse("positional_embedding", get("positional_embedding"), "'rope' or 'rope_concat'")
     if get("context") is None:
@@ -204,7 +205,7 @@ def _refuse(name: str, value: Any, allowed: str) -> None:
 
 
 def _check_conditioner(name: str, entry: dict[str, Any]) -> None:
-    kind = entry.get("type")
+    kind: Any = entry.get("type")
     if kind not in ("lut", "tensor"):
         _refuse(f"conditioners.{name}.type", kind, "'lut' or 'tensor'")
     known = {"dim", "learn_padding", "force_linear", "pad_empty", "output_bias", "init_scale"}
@@ -221,7 +222,7 @@ def _check_conditioner(name: str, entry: dict[str, Any]) -> None:
 
 def codebooks_of_a_stream(options: dict[str, Any]) -> int:
     """K: how many codebooks one speaker has, by the original's rule for its codec, and by delays in two halves."""
-    get = (DEFAULTS | options).get
+    get: Callable[[str], Any] = (DEFAULTS | options).get
     inputs, written = get("n_q"), get("dep_q")
     count = max(written, inputs - written)
     if (options.get("tts_config") or {}).get("multistream"):

@@ -177,7 +177,12 @@ def load_kyutai(cls: type, name: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(f"{cls.__name__}: {left[0]!r} was not loaded ({len(left)} tensors)")
     model.config.name_or_path = str(name)
     model.eval()
-    info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+    info: dict[str, Any] = {
+        "missing_keys": set(),
+        "unexpected_keys": set(),
+        "mismatched_keys": set(),
+        "error_msgs": [],
+    }
     return (model, info) if wants_info else model
 
 
@@ -235,7 +240,7 @@ def open_moshi(found: Checkpoint, config: MoshiConfig | None = None) -> tuple[Mo
     if weights.split:
         config.kyutai = {**getattr(config, "kyutai", {}), "split": True}
     groups = moshi_groups(config)
-    if raw.get("model_type") == "personaplex" and weights.depth_steps == 8:
+    if "dim" not in raw:  # PersonaPlex names no options
         weights.fill_depth_steps(groups)
     weights.check(groups)
     return config, weights

@@ -140,7 +140,7 @@ def _temporal(config: Any) -> Iterator[Group]:
     table = (config.vocab_size + 1, width)
     head = (config.text_output_size, width)
     if config.tie_word_embeddings:
-        theirs = {"text_emb.weight": table, "text_linear.weight": head}
+        theirs: dict[str, Shape] = {"text_emb.weight": table, "text_linear.weight": head}
         yield Tied(theirs, {"decoder.model.embed_tokens.weight": table})
     else:
         yield _rename("text_emb.weight", "decoder.model.embed_tokens.weight", table)

@@ -120,7 +120,7 @@ def sentencepiece_from_json(path: Path) -> bytes:
             "`tokenizer`"
         )
     special = {token["id"] for token in content.get("added_tokens", []) if token.get("special")}
-    out = proto.ModelProto()
+    out = proto.ModelProto()  # type: ignore[attr-defined]
     for index, (piece, score) in enumerate(model["vocab"]):
         kind = _NORMAL
         if index == model["unk_id"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .tensors import Shape, write_safetensors
 
 INDEX = "model.safetensors.index.json"
-Bar = tqdm
+Bar: TypeAlias = tqdm
 Entries = dict[str, tuple[torch.dtype, Shape]]
 # What tensors a part has, and how to make them: each is let go of before the next.
 Part = tuple[Entries, Callable[[], Iterator[tuple[str, Tensor]]]]
