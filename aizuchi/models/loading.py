@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 # Loaders of layouts that transformers does not know. `aizuchi.checkpoints` adds the original's: lower rooms do
 # not import higher ones. Each takes (class, name_or_path, kwargs) and returns a model, or None to pass.
@@ -41,7 +41,7 @@ class LoadingModel(PreTrainedModel):
         tolerant = kwargs.pop("ignore_mismatched_sizes", False)
         if cls._part_prefix is not None:
             # A part is loaded from the whole's checkpoint too; its own checkpoint has no such prefix.
-            kwargs.setdefault("key_mapping", {rf"^{re.escape(cls._part_prefix)}": ""})
+            kwargs.setdefault("key_mapping", cls._part_key_mapping(pretrained_model_name_or_path, kwargs))
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path,
             *args,
@@ -54,6 +54,18 @@ class LoadingModel(PreTrainedModel):
             refuse_incomplete(model, info, pretrained_model_name_or_path)
         align_memory(model)
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _part_key_mapping(cls, name: Any, kwargs: dict[str, Any]) -> dict[str, str]:
+        """What turns a whole model's keys into this part's."""
+        asked = ("cache_dir", "force_download", "local_files_only", "revision", "token", "subfolder")
+        fields, _ = PreTrainedConfig.get_config_dict(name, **{k: kwargs[k] for k in asked if k in kwargs})
+        mapping = {rf"^{re.escape(cls._part_prefix or '')}": ""}
+        if (
+            fields.get("model_type") == "moshi"
+        ):  # its numbered tables must not be taken for the depth decoder's
+            mapping = {r"^embed_tokens\.(\d)": r"audio_embed_tokens.\1"} | mapping
+        return mapping
 
 
 def refuse_incomplete(model: Any, info: dict[str, Any], name: Any) -> None:

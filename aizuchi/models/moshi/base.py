@@ -12,6 +12,9 @@ from ..layers import LayerNormF32, PerCodebookLinear, RMSNorm
 from ..loading import LoadingModel
 from .configuration import MoshiConfig
 
+# What a part finds beside itself in a whole model's checkpoint.
+REST_OF_THE_WHOLE = [r"^(audio_embed_tokens|audio_encoder|depth_decoder|extra_heads|condition_provider)\."]
+
 
 class MoshiPreTrainedModel(LoadingModel):
     """Base class of the temporal model, the depth decoder and the whole."""

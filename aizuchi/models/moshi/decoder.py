@@ -6,7 +6,7 @@ holds in prefill, in chunks and step by step alike, optional cross-attention to 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ..cache import Plan, RingCache, SequenceCache
 from ..layers import GatedMLP, TokenEmbedding, make_norm, rotary_angles
 from .attention import CrossAttention, SelfAttention, linear_maker
-from .base import MoshiPreTrainedModel
+from .base import REST_OF_THE_WHOLE, MoshiPreTrainedModel
 from .caches import check_cache, check_ring, from_legacy, to_legacy
 from .configuration import MoshiConfig
 from .losses import causal_text_loss
@@ -69,6 +69,7 @@ class MoshiModel(MoshiPreTrainedModel):
 
     config_class = MoshiConfig
     _part_prefix = "decoder.model."
+    _keys_to_ignore_on_load_unexpected: ClassVar = [*REST_OF_THE_WHOLE, r"^(decoder\.)?lm_head\."]
 
     def __init__(self, config: MoshiConfig):
         super().__init__(config)
@@ -234,7 +235,7 @@ class MoshiModel(MoshiPreTrainedModel):
         full = create_sliding_window_causal_mask(
             config=self.config,
             inputs_embeds=x,
-            attention_mask=mask,
+            attention_mask=None if x.is_meta else mask,  # there are no values to read
             past_key_values=past,
             position_ids=None,
             allow_is_causal_skip=not weights,
@@ -247,6 +248,7 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
 
     config_class = MoshiConfig
     _part_prefix = "decoder."
+    _keys_to_ignore_on_load_unexpected: ClassVar = REST_OF_THE_WHOLE
 
     def __init__(self, config: MoshiConfig):
         super().__init__(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..cache import Plan, SequenceCache, window_mask
 from ..layers import PerCodebookLinear, TokenEmbedding, make_norm
 from ..state import State
-from .base import MoshiPreTrainedModel
+from .base import REST_OF_THE_WHOLE, MoshiPreTrainedModel
 from .caches import check_cache, from_legacy, to_legacy
 from .configuration import MoshiDepthConfig
 from .decoder import MoshiDecoderLayer
@@ -58,6 +58,7 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ("text", "audio")
     _part_prefix = "depth_decoder."
+    _keys_to_ignore_on_load_unexpected: ClassVar = [*REST_OF_THE_WHOLE, r"^decoder\."]
 
     def __init__(self, config: MoshiDepthConfig):
         super().__init__(config)

@@ -198,6 +198,10 @@ def test_A8_depth_decoder_loads_from_the_whole_checkpoint(tmp_path, depth, frame
     model.save_pretrained(tmp_path)
     loaded = MoshiDepthDecoder.from_pretrained(tmp_path)
     assert torch.equal(loaded(*frame).logits, model.depth_decoder(*frame).logits)
+    same_width = tiny_model(depth=dict(hidden_size=48))  # the whole's tables have the depth decoder's shapes
+    same_width.save_pretrained(tmp_path / "same")
+    loaded = MoshiDepthDecoder.from_pretrained(tmp_path / "same")
+    assert torch.equal(loaded(*frame).logits, same_width.depth_decoder(*frame).logits)
 
 
 @torch.no_grad()
