@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .protocols import plain
+from .protocols import kyutai, plain, realtime, reply
 from .service import Service
 
 log = logging.getLogger("aizuchi.serve")
@@ -118,6 +118,12 @@ async def info(request: Request) -> Response:
     return JSONResponse(request.app.state.service.info(), headers={"cache-control": "no-store"})
 
 
+async def models(request: Request) -> Response:
+    """The model's name, as OpenAI's clients list it."""
+    name = request.app.state.service.name
+    return JSONResponse({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "aizuchi"}]})
+
+
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
     body, content_type = request.app.state.service.metrics.text()
@@ -144,7 +150,11 @@ def create_app(service: Service) -> Starlette:
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/v1/info", info),
+            Route("/v1/models", models),
+            Route("/v1/reply", reply.reply, methods=["POST"]),
             WebSocketRoute("/v1/stream", plain.stream),
+            WebSocketRoute("/v1/realtime", realtime.realtime),
+            WebSocketRoute("/api/chat", kyutai.chat),
             Mount("/", Page(directory=web_folder(), html=True)),
         ],
         middleware=[Middleware(Porter, service=service)],

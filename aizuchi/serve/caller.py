@@ -223,6 +223,6 @@ class Caller:
 
 
 def said(frame: int, heard: Frame, samples: Samples, text: str, begins: bool, delay: float) -> Said:
-    """A frame's event, with its levels."""
+    """The event of the model's frame number ``frame``, with its levels."""
     levels = level_db(heard.samples), level_db(samples)
     return Said(frame, heard.number, samples, text, begins, *levels, delay)

@@ -359,7 +359,9 @@ class Scheduler:
         conversation.answered = now
         if valid:
             counters.said += 1
-            caller.emit(said(conversation.frame, heard, samples, text, begins, counters.delay))
+            caller.emit(
+                said(conversation.frame - self.engine.lag, heard, samples, text, begins, counters.delay)
+            )
         self._listener("frame", caller, conversation.frame, heard.samples, samples if valid else None, text)
         conversation.frame += 1
         self._count_skips(conversation)

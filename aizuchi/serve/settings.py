@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,23 @@ def with_settings(base: Sampling, changes: Mapping[str, Any]) -> Sampling:
         return dataclasses.replace(base, **values)
     except ValueError as error:
         raise AizuchiError(str(error)) from error
+
+
+def number(name: str, text: str) -> float:
+    """A number from a query.
+
+    Raises:
+        AizuchiError: it is none, or out of range.
+    """
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise AizuchiError(f"{name} must be a number, not {text[:40]!r}") from error
+    if not abs(value) <= 2.0**62:
+        raise AizuchiError(f"{name} is out of range")
+    if re.fullmatch(r"[+-]?\d{1,18}", text.strip()):  # seeds have more digits than a float keeps
+        return int(text)
+    return int(value) if value == int(value) else value
 
 
 def random_seed() -> int:
