@@ -50,7 +50,8 @@ class MimiConfig(PreTrainedConfig):
         norm_eps, attention_dropout, attention_bias, layer_scale_initial_scale: both transformers.
         max_position_embeddings: kept for the format; positions are unbounded.
         initializer_range: standard deviation of linear layers at initialisation.
-        use_cache, use_streaming: whether `encode` (and `decode`) stream by default, handing out their state.
+        use_streaming: whether `encode` and `decode` stream by default, handing out their state.
+        use_cache: kept for the format.
         rope_theta, rope_parameters: base of the rotary embedding, in the old and the new spelling.
         sliding_window: positions (at `encodec_frame_rate`) that attention sees, itself included.
 

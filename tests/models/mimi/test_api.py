@@ -232,6 +232,17 @@ class TestWeights:
         codes = model.encode(speech(100 * FRAME)).audio_codes
         assert all(codes[:, k].unique().numel() > 10 for k in range(8))
 
+    def test_ties_and_dead_entries(self, model: MimiModel) -> None:
+        """Equal distances give the first entry, as `cdist` and `argmin` do; entries never used are zero vectors."""
+        codebook = make_model(**TINY).quantizer.codebooks()[0]
+        codebook.embed_sum[40:] = codebook.embed_sum[10:34].clone()
+        codebook.embed_sum[5], codebook.cluster_usage[5] = 0, 0
+        vectors = torch.cat([codebook.embed[:60], torch.zeros(1, 16), torch.randn(500, 16)])
+        codes = codebook.encode(vectors)
+        assert torch.equal(codes, torch.cdist(vectors, codebook.embed).argmin(-1))
+        assert codes[:60].tolist() == [*range(40), *range(10, 30)] and codes[60] == 5
+        assert not codebook.decode(codes[60]).any()
+
     def test_X9_names_are_flat(self, model: MimiModel, tmp_path: Path) -> None:
         """The module tree is the published layout, which transformers reads and writes."""
         from safetensors import safe_open
