@@ -160,14 +160,18 @@ def _merge(tokens: list[Span], words: list[str]) -> tuple[Span, ...] | None:
     spans, i = [], 0
     for word in words:
         wanted = re.sub(r"[^a-z']", "", word.lower())
-        got, start = "", None
+        got, first = "", i
         while i < len(tokens) and got != wanted:
             got += tokens[i][0].lower()
-            start = tokens[i][1] if start is None else start
             i += 1
-        if got != wanted or start is None:
+        if got != wanted or first == i:
             return None
-        spans.append((word, start, tokens[i - 1][2]))
+        start, end = tokens[first][1], max(t[2] for t in tokens[first:i])
+        if tokens[i - 1][2] <= tokens[i - 1][1] and i < len(tokens):
+            end = max(end, tokens[i][1])  # a clitic ("'s") has no segments of its own here
+        if end <= start or (spans and start < spans[-1][1]):
+            return None
+        spans.append((word, start, end))
     return tuple(spans) if i == len(tokens) else None
 
 

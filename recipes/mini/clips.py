@@ -20,7 +20,7 @@ import soundfile
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
-from recipes.mini.timing import RATE, Spoken
+from recipes.mini.timing import RATE, Spoken, check_times
 from recipes.mini.utterances import WEIGHTS, Utterance, draw
 from recipes.mini.voices import (
     ASSISTANT,
@@ -150,6 +150,10 @@ def make_shard(shard: Shard, folder: Path, seed: int, size: int = CLIPS_PER_SHAR
     parts, rows, at = [], [], 0
     for utterance, speed in shard_utterances(shard, seed, size):
         spoken = voice.speak(utterance.text, speed)
+        try:
+            check_times(spoken)
+        except ValueError as error:
+            raise AizuchiError(f"voice {shard.voice}, text {utterance.text!r}: {error}") from error
         parts += [spoken.audio, _PADDING]
         rows.append(
             {

@@ -58,6 +58,16 @@ def shift(
     )
 
 
+def check_times(clip: Spoken) -> None:
+    """Raise ValueError unless words and phones have a length, lie in the clip and start in order."""
+    for spans in (clip.words, clip.phones):
+        before = 0.0
+        for name, start, end in spans:
+            if not (before <= start < end <= clip.duration + 1e-3):
+                raise ValueError(f"{name!r} has no valid times: {start} to {end} s in {clip.duration:.3f} s")
+            before = start
+
+
 def trim(clip: Spoken, lead: float = LEAD, tail: float = TAIL) -> Spoken:
     """The clip from `lead` seconds before its first word to `tail` after its last, with short fades."""
     if not clip.words:

@@ -5,10 +5,12 @@ import pytest
 
 from aizuchi.errors import AizuchiError
 from recipes.mini import voices
+from recipes.mini.classic_engines import _merge
 from recipes.mini.neural_engines import spans_of
 from recipes.mini.timing import (
     RATE,
     Spoken,
+    check_times,
     cut_short,
     insert_pause,
     join,
@@ -106,6 +108,25 @@ def test_trim_keeps_lead_and_tail(clip):
 def test_tighten_ends_words_where_the_sound_ends(clip):
     late = Spoken(clip.audio, (("one", 0.3, 0.58), ("two", 0.6, 1.4)))
     assert [end for _, _, end in tighten(late).words] == [0.5, 1.0]
+
+
+def test_check_times(clip):
+    check_times(clip)
+    for words in (
+        (("a", 0.2, 0.1),),
+        (("a", 0.3, 0.4), ("b", 0.2, 0.5)),
+        (("a", 0.1, 99.0),),
+        (("a", -0.1, 0.2),),
+    ):
+        with pytest.raises(ValueError, match="times"):
+            check_times(Spoken(clip.audio, words))
+
+
+def test_festival_tokens_become_the_written_words():
+    tokens = [("Let", 0.1, 0.3), ("'s", 0.0, 0.0), ("try", 0.37, 0.6)]
+    assert _merge(tokens, ["Let's", "try"]) == (("Let's", 0.1, 0.37), ("try", 0.37, 0.6))
+    assert _merge(tokens, ["Let's"]) is None
+    assert _merge([("six", 0.3, 0.2)], ["six"]) is None
 
 
 def test_sound_edges(clip):
