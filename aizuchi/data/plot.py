@@ -78,7 +78,7 @@ def _draw_side(axis: Any, wave: np.ndarray, words: list, start: float, name: str
     blocks = wave[: len(wave) // block * block].reshape(-1, block)
     times = start + (np.arange(len(blocks)) + 0.5) * block / SAMPLE_RATE
     axis.fill_between(times, blocks.min(axis=1), blocks.max(axis=1), color=color, linewidth=0.4)
-    top = max(1e-3, float(np.abs(wave).max(initial=0.0)))
+    top = max(0.05, float(np.abs(wave).max(initial=0.0)))
     axis.set_ylim(-1.1 * top, 2.0 * top)
     axis.set_ylabel(name)
     for i, word in enumerate(words):

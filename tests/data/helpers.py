@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ import torch
 from aizuchi.audio import SAMPLE_RATE
 from aizuchi.data.dialogues import write_dialogue, write_list
 from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
-from aizuchi.models.mimi import MimiConfig
 
 
 class LetterTokenizer:
@@ -81,8 +81,10 @@ class FakeCodec:
         return self._name
 
 
-def small_mimi_config() -> MimiConfig:
+def small_mimi_config() -> Any:
     """A codec with 6 codebooks of 64 entries, at Mimi's rates."""
+    from aizuchi.models.mimi import MimiConfig  # brings transformers, which worker processes do without
+
     return MimiConfig(
         hidden_size=32, num_filters=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
         head_dim=16, intermediate_size=32, codebook_size=64, codebook_dim=16, num_quantizers=6,

@@ -26,7 +26,6 @@ from aizuchi.data.shards import INDEX, DialogueTokens, ShardError, ShardFolder, 
 from aizuchi.data.tokenize import TokenizeOptions, tokenize
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.errors import AizuchiError
-from aizuchi.models.mimi import MimiModel
 from tests.data.helpers import FakeCodec, LetterTokenizer, make_dialogues, small_mimi_config
 
 TOKENIZER = TextTokenizer(LetterTokenizer())
@@ -340,6 +339,8 @@ def test_a_codec_that_answers_nonsense_is_refused():
 
 
 def test_mimi_is_a_codec():
+    from aizuchi.models.mimi import MimiModel
+
     torch.manual_seed(0)
     model = MimiModel(small_mimi_config())
     codec = MimiCodec(model, 4)
