@@ -55,7 +55,7 @@ class ModelSystem:
             from aizuchi.data.tokenizer import TextTokenizer
 
             self._tokens = TextTokenizer(tokenizer)
-        self.name = f"{name} seed {seed}"
+        self.name = f"{name}, seed {seed}"
 
     def reply(self, user: np.ndarray) -> Reply:
         return next(self.replies([user]))[1]

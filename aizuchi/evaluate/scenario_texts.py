@@ -121,7 +121,7 @@ INTERRUPTION = [
 BUILT_IN: dict[str, list[Any]] = {
     "smooth_turn_taking": TURN,
     "pause_handling": PAUSE,
-    "backchannel": BACKCHANNEL,
     "user_interruption": INTERRUPTION,
+    "backchannel": BACKCHANNEL,
     "silence_and_noise": [],  # made without words
 }

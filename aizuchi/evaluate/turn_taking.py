@@ -21,6 +21,7 @@ from aizuchi.evaluate.intervals import Interval, clip, merge, total
 from aizuchi.evaluate.recognize import Recognizer, snap_words
 from aizuchi.evaluate.results import Cache, Measure, Section, average, content_key, proportion, run_items
 from aizuchi.evaluate.scenario_set import Truth
+from aizuchi.evaluate.scenarios import KINDS
 from aizuchi.evaluate.systems import System, ask
 from aizuchi.evaluate.turn_samples import (
     Chunk,
@@ -120,7 +121,7 @@ def evaluate(
         progress=progress,
     )
     if tools.recognizer is None:
-        missing = sum(item["words"] is None for item in section.items)
+        missing = sum(item["words"] is None for item in section.items if item["kind"] != "silence_and_noise")
         if missing:
             section.skipped.append(
                 {"what": "rules on words", "reason": "no recogniser and no output.json", "count": missing}
@@ -205,7 +206,7 @@ def _words(
     path = sample.output / "output.json"
     if path.is_file():
         return read_chunks(path)
-    if recognizer is None:
+    if recognizer is None or sample.kind == "silence_and_noise":  # which no rule on words looks at
         return None
     offset = user_end(sample) if sample.kind == "user_interruption" else 0.0
     text, words = recognizer(model[round(offset * SAMPLE_RATE) :], SAMPLE_RATE)
@@ -237,7 +238,8 @@ def summarize(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         by_kind.setdefault(item["kind"], []).append(item)
-    for kind, group in by_kind.items():
+    for kind in sorted(by_kind, key=kind_order):
+        group = by_kind[kind]
         rules = [item["rules"] for item in group if item["rules"] is not None]
         if rules:
             tables.setdefault("Full-Duplex-Bench v1.0 rules", {})[kind] = _rule_row(kind, rules)
@@ -253,6 +255,11 @@ def summarize(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
                 "response latency": average(response, "s", "lower"),
             }
     return tables
+
+
+def kind_order(kind: str) -> tuple[int, str]:
+    """Kinds in the order in which they are shown; unknown ones last."""
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
 
 
 def _rule_row(kind: str, rules: Sequence[dict[str, Any]]) -> dict[str, Measure]:

@@ -149,6 +149,8 @@ def test_all_on_a_stand_in(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(metrics, "require", missing)
     monkeypatch.setattr(codecs, "OpusCodec", lambda kbps: codecs.Original())
     monkeypatch.setattr("aizuchi.evaluate.vad.SileroDetector", lambda refine=True: EnergyDetector())
+    quick = "aizuchi.evaluate.report.samples.encode_audio"  # MP3 of noise takes its time; test_report has it
+    monkeypatch.setattr(quick, lambda wave: ("audio/mpeg", b""))
     arguments = ["all", "--quick", "--model", f"{HERE}:make_system", "--user", f"{HERE}:make_user"]
     assert run(*arguments, "--out", tmp_path) == 0
     page = (tmp_path / "report.html").read_text()

@@ -192,7 +192,7 @@ def speaker_similarity(given: np.ndarray, coded: np.ndarray, rate: int) -> Figur
     audio = _resemblyzer()
     vectors = []
     for wave in (given, coded):
-        low = audio.preprocess_wav(_low(wave, rate), source_sr=LOW_RATE)
+        low = audio.preprocess_wav(_low(wave, rate))
         if len(low) < LOW_RATE // 2:
             raise AizuchiError("under half a second of speech: too short to tell speakers by")
         vectors.append(encoder.embed_utterance(low))

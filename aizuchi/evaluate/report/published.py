@@ -18,6 +18,7 @@ class Published:
         columns: names, with an arrow for which way is better.
         rows: system -> figures; None where there is none.
         note: what a reader has to know.
+        decimals: of the figures.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Published:
     columns: tuple[str, ...]
     rows: dict[str, tuple[float | None, ...]]
     note: str = ""
+    decimals: int = 1
 
 
 FULL_DUPLEX_BENCH = Published(
@@ -49,6 +51,7 @@ FULL_DUPLEX_BENCH = Published(
         "GPT-Realtime": (0.010, 0.000, 0.007, 0.980, 1.000, 1.470, 0.970, 1.500),
     },
     "Pauses: the synthetic set. Turns: Candor. Backchannels: ICC. Interruptions: synthetic.",
+    3,
 )
 
 DIALOGUE = Published(
@@ -104,6 +107,7 @@ CODECS = Published(
         "RVQGAN": (None, 1.74, 2.74, 31.3),
     },
     "MUSHRA is people's judgement; ViSQOL does not follow it here.",
+    2,
 )
 
 LATENCY = Published(
@@ -111,4 +115,6 @@ LATENCY = Published(
     "Moshi, arXiv 2410.00037",
     ("theoretical ↓", "in practice (L4) ↓"),
     {"Moshi 7B": (160, 200)},
+    "From the model's frames; network and sound card are not in it.",
+    0,
 )

@@ -14,6 +14,7 @@ import soundfile
 from aizuchi.audio import SAMPLE_RATE, read_audio
 from aizuchi.errors import AizuchiError
 from aizuchi.evaluate.report.svg import timeline
+from aizuchi.evaluate.turn_taking import kind_order
 
 TITLES = {
     "smooth_turn_taking": "Taking the turn",
@@ -28,7 +29,7 @@ Span = tuple[float, float]
 def pick(items: Sequence[dict[str, Any]], per_kind: int = 2) -> list[dict[str, Any]]:
     """Items worth seeing: of each kind the first that went well, then the first that did not, and so on."""
     chosen = []
-    for kind in dict.fromkeys(item["kind"] for item in items):
+    for kind in sorted({item["kind"] for item in items}, key=kind_order):
         mine = [item for item in items if item["kind"] == kind]
         good = [item for item in mine if went_well(item)]
         bad = [item for item in mine if not went_well(item)]
@@ -69,7 +70,9 @@ def describe(item: dict[str, Any]) -> str:
     if kind == "pause_handling":
         return "silent in the pause" if events["silent"] else "speaks in the pause"
     if kind == "silence_and_noise":
-        return f"{events['starts']} false starts"
+        return f"{events['starts']} false starts" if events["starts"] else "stays silent"
+    if not events["starts"]:
+        return "listens without a sound"
     return f"speaks {events['starts']} times, {events['hits']} of them at a place for it"
 
 
@@ -123,9 +126,7 @@ def _player(item: dict[str, Any]) -> str:
     both = np.stack([0.8 * user + 0.3 * model, 0.3 * user + 0.8 * model])
     both /= max(1.0, float(np.abs(both).max()))
     kind, data = encode_audio(both)
-    return (
-        f'<audio controls preload="none" src="data:{kind};base64,{base64.b64encode(data).decode()}"></audio>'
-    )
+    return f'<audio controls preload="metadata" src="data:{kind};base64,{base64.b64encode(data).decode()}"></audio>'
 
 
 def encode_audio(wave: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[str, bytes]:

@@ -40,7 +40,7 @@ audio { width: 100%; height: 36px; margin-top: 4px; }
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg text.small { fill: var(--soft); font-size: 11px; }
-svg text.word { font-size: 10.5px; text-anchor: middle; fill: var(--soft); }
+svg text.word { font-size: 11px; fill: var(--soft); }
 svg text.middle { text-anchor: middle; } svg text.right { text-anchor: end; }
 svg .user { fill: var(--user); } svg .model { fill: var(--model); } svg .other { fill: var(--other); }
 svg .rule { stroke: var(--line); } svg .mark { stroke: var(--other); stroke-dasharray: 4 3; }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 WIDTH = 880
-LANE = 34
+LANE = 40
 LEFT = 78  # room for the lanes' names
 
 
@@ -57,14 +57,13 @@ def timeline(
             parts.append(
                 f'<rect class="{kind}" x="{x(start)}" y="{y + 6}" width="{width:.1f}" height="18" rx="3">{title}</rect>'
             )
-        edge = -1e9
-        for text, start, end in words[i]:
-            place = (x(start) + x(end)) / 2
-            half = 3.1 * len(text)
-            if place - half < edge:
-                continue  # no room: the words are in the item's text
-            edge = place + half + 2
-            parts.append(f'<text class="word" x="{place:.1f}" y="{y + 33}">{escape(text)}</text>')
+        starts = [start for start, _ in spans] + [duration]
+        for k, (start, end) in enumerate(spans):
+            said = " ".join(w for w, a, b in words[i] if min(b, end) - max(a, start) > 0 or start <= a < end)
+            room = int((x(starts[k + 1]) - x(start)) / 5.6) - 1
+            if said and room >= 3:
+                text = said if len(said) <= room else said[: room - 1].rstrip() + "…"
+                parts.append(f'<text class="word" x="{x(start) + 2:.1f}" y="{y + 35}">{escape(text)}</text>')
     parts.append(_seconds_axis(duration, x, bottom + 8))
     parts.append(f'<line class="playhead" x1="{LEFT}" y1="8" x2="{LEFT}" y2="{bottom + 6}"/></svg>')
     return "".join(parts)

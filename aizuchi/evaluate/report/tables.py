@@ -25,17 +25,15 @@ def measures_table(title: str, rows: Rows) -> str:
     for row in rows.values():
         for name, cell in row.items():
             columns.setdefault(name, cell)
-    groups = [rows]
-    # Kinds with no column in common, side by side, would be a table of holes: each gets its own line then.
+    # Rows with few columns in common would make a table of holes: a line for each figure then.
     filled = sum(len(row) for row in rows.values())
     if len(rows) > 1 and filled < 0.45 * len(rows) * len(columns):
         return _list_table(title, rows)
     head = "".join(f"<th>{escape(name)}{_unit(cell)}</th>" for name, cell in columns.items())
     body = []
-    for group in groups:
-        for name, row in group.items():
-            cells = "".join(_cell(row.get(column)) for column in columns)
-            body.append(f"<tr><th>{escape(NAMES.get(name, name))}</th>{cells}</tr>")
+    for name, row in rows.items():
+        cells = "".join(_cell(row.get(column)) for column in columns)
+        body.append(f"<tr><th>{escape(NAMES.get(name, name))}</th>{cells}</tr>")
     return _table(title, f"<tr><th></th>{head}</tr>", "".join(body))
 
 
@@ -44,10 +42,12 @@ def published_table(table: Published, ours: Mapping[str, Sequence[float | None]]
     head = "<tr><th></th>" + "".join(f"<th>{escape(column)}</th>" for column in table.columns) + "</tr>"
     rows = []
     for name, values in (ours or {}).items():
-        rows.append(f'<tr class="ours"><th>{escape(name)}</th>{_plain(values)}</tr>')
+        rows.append(f'<tr class="ours"><th>{escape(name)}</th>{_plain(values, table.decimals)}</tr>')
     for name, values in table.rows.items():
         badge = '<span class="badge">published</span>'
-        rows.append(f'<tr class="published"><th>{escape(name)} {badge}</th>{_plain(values)}</tr>')
+        rows.append(
+            f'<tr class="published"><th>{escape(name)} {badge}</th>{_plain(values, table.decimals)}</tr>'
+        )
     note = f"{table.note} Published in: {table.source}. Not measured here; other data and recognisers."
     return _table(table.title, head, "".join(rows), note.strip())
 
@@ -123,7 +123,5 @@ def _cell(cell: Measure | None) -> str:
     return f'<td title="{escape(title)}">{format_value(cell.value, cell.unit)}{interval}</td>'
 
 
-def _plain(values: Sequence[float | None]) -> str:
-    return "".join(
-        f"<td>{'–' if v is None else format(v, '.3f').rstrip('0').rstrip('.')}</td>" for v in values
-    )
+def _plain(values: Sequence[float | None], decimals: int) -> str:
+    return "".join(f"<td>{'–' if value is None else format(value, f'.{decimals}f')}</td>" for value in values)
