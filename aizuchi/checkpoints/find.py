@@ -117,6 +117,8 @@ def find_original(name: str | os.PathLike[str], **options: Any) -> Checkpoint | 
         if config.is_file() and not looks_like_kyutai(_read_json(config)):
             return None
     found = find(name, **options)
+    if found.layout == "hf" and path.is_file():
+        raise CheckpointError(f"{name} is in transformers' layout: give its folder, {found.folder}")
     return found if found.layout == "kyutai" else None
 
 

@@ -100,7 +100,7 @@ def load(
     source = checkpoint.name if checkpoint.layout == "kyutai" else checkpoint.folder
     kwargs: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if checkpoint.layout == "kyutai":
-        kwargs |= {key: value for key, value in options.items() if value is not None}
+        kwargs |= {key: value for key, value in options.items() if value is not None} | {"device_map": device}
     model = MoshiForConditionalGeneration.from_pretrained(source, **kwargs).to(device)
     tokenizer = None if checkpoint.tokenizer is None else load_tokenizer(checkpoint.tokenizer)
     extractor = feature_extractor(model.config.audio_encoder_config)
@@ -167,6 +167,11 @@ def load_kyutai(cls: type, name: Any, kwargs: dict[str, Any]) -> Any:
         key: rest.pop(key, None) for key in ("config", "dtype", "torch_dtype", "device_map", "device")
     }
     attention, wants_info = rest.pop("attn_implementation", None), rest.pop("output_loading_info", False)
+    kind = MimiConfig if issubclass(cls, MimiModel) else MoshiConfig
+    if settings["config"] is not None and not isinstance(settings["config"], kind):
+        raise ValueError(
+            f"`config` must be a {kind.__name__} of the whole model, got {settings['config']!r:.80}."
+        )
     device = _one_device(settings["device_map"], settings["device"])
     dtype = _dtype(settings["dtype"] if settings["dtype"] is not None else settings["torch_dtype"])
 
@@ -257,7 +262,7 @@ def _load_moshi(
 ) -> Any:
     if found.holds != "moshi":
         raise CheckpointError(f"{found.name} holds a Mimi codec, not the weights of a {cls.__name__}")
-    config, weights = open_moshi(found, config if isinstance(config, MoshiConfig) else None)
+    config, weights = open_moshi(found, config)
     prefix = next(prefix for known, prefix in _PREFIXES.items() if issubclass(cls, known))
     groups = [group for group in moshi_groups(config) if next(iter(group.ours)).startswith(prefix)]
     if issubclass(cls, MoshiDepthDecoder):
@@ -303,7 +308,7 @@ def _load_mimi(
     device: torch.device,
 ) -> Any:
     path = found.need("mimi")
-    config = copy.deepcopy(config) if isinstance(config, MimiConfig) else mimi_config(found.mimi_config)
+    config = mimi_config(found.mimi_config) if config is None else copy.deepcopy(config)
     config = _apply(config, fields, attention)
     config.dtype = dtype or torch.float32
     with torch.device("meta"):

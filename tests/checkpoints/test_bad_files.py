@@ -197,6 +197,12 @@ def test_a_missing_shard(folder, tmp_path):
     refused("model-00002-of-", "not there")(out)
 
 
+def test_a_single_file_of_the_hf_layout_points_to_its_folder(folder, tmp_path):
+    out = convert(folder, tmp_path / "hf", progress=False)
+    with pytest.raises(CheckpointError, match="give its folder"):
+        MoshiForConditionalGeneration.from_pretrained(out / "model.safetensors")
+
+
 def test_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     refused("no checkpoint in", "config.json", "model.safetensors", "it holds nothing")(tmp_path / "empty")
