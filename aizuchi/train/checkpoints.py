@@ -100,6 +100,19 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
+def save_model(model: Any, folder: Path, **kwargs: Any) -> None:
+    """``model.save_pretrained`` without its progress bar, which would break the run's."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder, **kwargs)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def random_state() -> dict[str, Any]:
     """The states of the generators that models may draw from (dropout, for instance)."""
     state: dict[str, Any] = {

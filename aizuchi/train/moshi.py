@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
+from .checkpoints import save_model
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .run import TrainingRun, Values
@@ -215,14 +215,10 @@ class MoshiTrainer(TrainingRun):
     def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
         model = self.plain
         model.config.use_cache = True
-        bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # a bar a checkpoint would break ours
         try:
-            model.save_pretrained(folder, state_dict=weights)
+            save_model(model, folder, state_dict=weights)
         finally:
             model.config.use_cache = False
-            if bars:
-                transformers_logging.enable_progress_bar()
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +158,16 @@ class MoshiTraining:
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 
 
+def check_fields(cls: Any, fields: dict[str, Any], others: set[str]) -> None:
+    """Refuse fields that a model's configuration does not have."""
+    known = {f.name for f in dataclasses.fields(cls)} | others
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise AizuchiError(f"model: {name!r} is no field of {cls.__name__}{hint}")
+
+
 def model_config(config: MoshiTraining, codec: Any = None) -> Any:
     """The `MoshiConfig` of a run from scratch.
 
@@ -166,16 +177,7 @@ def model_config(config: MoshiTraining, codec: Any = None) -> Any:
     from aizuchi.models.moshi import MoshiConfig
 
     fields = dict(config.model or {})
-    known = {f.name for f in dataclasses.fields(MoshiConfig)} | {"rope_theta"}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        import difflib
-
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        raise AizuchiError(
-            f"model: unknown field {unknown[0]!r}"
-            + (f": did you mean {near[0]!r}?" if near else " of MoshiConfig")
-        )
+    check_fields(MoshiConfig, fields, {"rope_theta"})
     if codec is not None:
         fields["audio_encoder_config"] = codec.to_dict()
         fields.setdefault("num_codebooks", min(8, codec.num_quantizers))

@@ -44,10 +44,10 @@ def make_model(config: MoshiTraining) -> Any:
 
     torch.manual_seed(config.seed)
     if config.checkpoint is not None:
-        model = _pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint")
+        model = pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint")
         apply_losses(model.config, config)
     else:
-        codec = None if config.codec is None else _pretrained(MimiModel, config.codec, "codec")
+        codec = None if config.codec is None else pretrained(MimiModel, config.codec, "codec")
         model = MoshiForConditionalGeneration(model_config(config, None if codec is None else codec.config))
         if codec is not None:
             model.audio_encoder.load_state_dict(codec.state_dict())
@@ -93,12 +93,13 @@ def find_tokenizer(config: MoshiTraining, sources: list[TokenSource]) -> KeptTok
     return kept
 
 
-def _pretrained(cls: Any, path: str, name: str) -> Any:
+def pretrained(cls: Any, path: str, name: str) -> Any:
+    """Load a model in float32; ``name`` is the configuration's key for messages."""
     import aizuchi
 
     aizuchi.MoshiConfig  # noqa: B018  # teaches `from_pretrained` the original's layout
     try:
-        return cls.from_pretrained(path, dtype=torch.float32)
+        return cls.frompretrained(path, dtype=torch.float32)
     except AizuchiError:
         raise
     except (OSError, ValueError) as error:

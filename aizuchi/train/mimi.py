@@ -1,0 +1,518 @@
+"""Training the Mimi codec (arXiv 2410.00037, section 3.3): reconstruction first, the adversary last.
+
+One step: encode, quantize (some rows, with some of the codebooks), decode; balance the losses at the output; move
+the codebooks; then let the discriminators learn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aizuchi.audio import SAMPLE_RATE, write_audio
+from aizuchi.errors import AizuchiError
+
+from .balancer import Balancer
+from .checkpoints import save_model
+from .codebooks import CodebookTrainer, CodeCounter, Quantized
+from .discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from .mimi_config import MimiTraining
+from .order import keyed_generator
+from .run import TrainingRun, Values
+from .schedule import lr_scale
+from .spectral import SpectralLoss, si_sdr
+from .teachers import ClusterTeacher, FeatureHead, LabelHead
+from .waves import (
+    VALIDATION,
+    FileWaves,
+    WaveBatch,
+    WaveSource,
+    WaveSteps,
+    find_files,
+    load_object,
+    phone_inventory,
+)
+
+
+class CodecPass(nn.Module):
+    """The codec and the head of its semantic codebook as one module, so that processes share one backward pass."""
+
+    def __init__(self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None):
+        super().__init__()
+        self.codec, self.head = codec, head
+        self.quantizer = quantizer
+
+    def forward(
+        self,
+        wave: Tensor,
+        levels: Tensor | None,
+        bypass: Tensor | None,
+        target: Tensor | None,
+        quantize: bool = True,
+    ) -> tuple[Tensor, Quantized | None, Tensor, Tensor]:
+        """Waveforms (B, 1, S) -> (output (B, 1, S), what was quantized, semantic loss, how well it is told).
+
+        Args:
+            levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
+        """
+        latents = decoded = self.codec.encode_latent(wave)
+        quantized = self.quantizer.quantize(latents, levels) if quantize else None
+        if quantized is not None:
+            decoded = quantized.latents
+            if bypass is not None:
+                decoded = torch.where(bypass[:, None, None], latents, decoded)
+        output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
+        loss = score = latents.new_zeros(())
+        if self.head is not None and target is not None:
+            told = self.quantizer.unquantized_semantic(latents) if quantized is None else quantized.semantic
+            loss, score = self.head(told, target)
+        return output, quantized, loss, score
+
+
+class MimiTrainer(TrainingRun):
+    """A run: codec, discriminators, codebooks, data.
+
+    Args:
+        config: of the run. codec: `MimiModel`. train: a wave source; valid: another, or None.
+        teacher: waveforms (B, 1, S) -> features (B, F, D), where ``semantic.teacher`` does not say.
+    """
+
+    kind = "mimi"
+
+    def __init__(
+        self,
+        config: MimiTraining,
+        codec: Any,
+        train: WaveSource,
+        valid: WaveSource | None = None,
+        teacher: Any = None,
+    ):
+        super().__init__(config)
+        accelerator = self.accelerator
+        codec.float().train()
+        sizes = codec.config
+        self.samples = max(1, round(config.data.seconds * SAMPLE_RATE / sizes.frame_size)) * sizes.frame_size
+        self.steps_data = WaveSteps(
+            train,
+            config.batch_size,
+            self.samples,
+            config.data.gain_db,
+            config.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.valid = WaveSteps(valid, config.batch_size, self.samples, [0, 0], config.seed) if valid else None
+        settings = config.quantizer
+        self.codebooks = CodebookTrainer(
+            codec.quantizer,
+            settings.decay,
+            settings.dead,
+            lambda x: accelerator.reduce(x, "sum"),
+            self._broadcast,
+        )
+        self.teacher = self._make_teacher(teacher)
+        self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)
+        self.spectral.to(accelerator.device)
+        codec_pass = CodecPass(codec, self.codebooks, self._make_head(sizes.hidden_size))
+        optimizer = make_optimizer(codec_pass, config)
+        self.averages = None if config.ema is None else copy.deepcopy(codec).requires_grad_(False)
+        self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
+        if self.averages is not None:
+            self.averages.to(accelerator.device)
+        shares = {n: getattr(config.loss, n) for n in ("spectral", "wave", "adversarial", "features")}
+        self.balancer = Balancer(
+            shares, norm=config.loss.norm, reduce=lambda x: accelerator.reduce(x, "mean")
+        )
+        self.adversary, self.adversary_optimizer = self._make_adversary()
+        self.panels = [
+            ["spectral", "wave", "features"],
+            ["discriminator", "adversarial"],
+            ["semantic", "semantic_score", "valid_semantic_score"],
+            ["valid_spectral", "valid_spectral_unquantized"],
+            ["valid_usage", *(f"valid_usage{k}" for k in range(sizes.num_quantizers))],
+            [f"valid_perplexity{k}" for k in range(sizes.num_quantizers)],
+        ]
+
+    # -- parts -----------------------------------------------------------------------------------------------
+    @property
+    def codec(self) -> Any:
+        """The codec in training."""
+        return self.accelerator.unwrap_model(self.model).codec
+
+    def _make_teacher(self, teacher: Any) -> Any:
+        kind = self.config.semantic.teacher
+        if teacher is not None or kind in ("none", "labels"):
+            return teacher
+        if kind == "clusters":
+            generator = keyed_generator(self.config.seed, "clusters")
+            # from all processes' rows: everyone finds the same clusters
+            count = max(8, min(64, 4 * self.config.semantic.classes // 16))
+            return ClusterTeacher(
+                self.steps_data.rows(range(count)).wave, self.config.semantic.classes, SAMPLE_RATE, generator
+            )
+        return load_object(kind, "semantic.teacher")
+
+    def _make_head(self, hidden: int) -> nn.Module | None:
+        kind = self.config.semantic.teacher
+        if self.teacher is None and kind == "none":
+            return None
+        if kind in ("labels", "clusters"):
+            return LabelHead(hidden, self.config.semantic.classes)
+        features = self.teacher(self.steps_data.rows(range(1)).wave)
+        return FeatureHead(hidden, features.shape[-1])
+
+    def _make_adversary(self) -> tuple[Any, Any]:
+        config, settings = self.config, self.config.discriminator
+        if settings.start is None:
+            return None, None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            adversary = Discriminators(settings.windows, settings.filters, self.codec.config.audio_channels)
+        rate = settings.learning_rate or config.optimizer.learning_rate
+        optimizer = torch.optim.AdamW(
+            adversary.parameters(), lr=rate, betas=tuple(config.optimizer.betas), weight_decay=0.0
+        )
+        return self.accelerator.prepare(adversary, optimizer)
+
+    def _broadcast(self, x: Tensor) -> Tensor:
+        from accelerate.utils import broadcast
+
+        return broadcast(x.contiguous())
+
+    def target(self, batch: WaveBatch) -> Tensor | None:
+        """What the semantic codebook should tell of a batch."""
+        if self.config.semantic.teacher == "labels":
+            if batch.labels is None:
+                raise AizuchiError(
+                    "semantic.teacher is labels, but the data brings none: see aizuchi.train.waves"
+                )
+            return batch.labels
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return self.teacher(batch.wave)
+
+    # -- a step ----------------------------------------------------------------------------------------------
+    def train_step(self, batch: WaveBatch) -> Values:
+        """One step of the codec, and of its adversary where that has come in."""
+        config, step = self.config, self.step
+        batch = self._to_device(batch)
+        wave = batch.wave
+        quantize = step >= config.quantizer.start
+        if step == config.quantizer.start and config.checkpoint is None:
+            self._initialise_codebooks()
+        self._set_rates()
+        levels, bypass = self._draw_levels(len(wave))
+        output, quantized, semantic, score = self.model(wave, levels, bypass, self.target(batch), quantize)
+        losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
+        adversary = (
+            self.adversary
+            if config.discriminator.start is not None and step >= config.discriminator.start
+            else None
+        )
+        if adversary is not None:
+            plain, stretch = self.accelerator.unwrap_model(adversary), self._judged_stretch()
+            with torch.no_grad():
+                real = plain(wave[..., stretch])
+            judged = plain(output[..., stretch])
+            losses |= {"adversarial": adversarial_loss(judged), "features": feature_loss(real, judged)}
+        gradient = self.balancer.gradient(losses, output)
+        added = semantic * config.loss.semantic
+        if quantized is not None:
+            added = added + quantized.commitment * config.loss.commitment
+        tensors, gradients = [output], [gradient]
+        if added.requires_grad:
+            tensors, gradients = [output, added], [gradient, torch.ones_like(added)]
+        torch.autograd.backward(tensors, gradients)
+        norm = float(
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf)
+        )
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        values["loss"] = values["spectral"]
+        if not (math.isfinite(norm) and all(map(math.isfinite, values.values()))):
+            raise self.not_finite(
+                ", ".join(f"{k} {v:g}" for k, v in values.items()) + f", gradient norm {norm:g}"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        values["grad_norm"] = norm
+        if quantized is not None:
+            values["commitment"] = float(quantized.commitment.detach())
+            generator = keyed_generator(config.seed, "revive", step)
+            values["revived"] = float(self.codebooks.update(quantized, generator))
+        if self.target_kind:
+            values |= {"semantic": float(semantic.detach()), "semantic_score": float(score)}
+        if adversary is not None and step % config.discriminator.every == 0:
+            values["discriminator"] = self._adversary_step(
+                adversary, wave[..., stretch], output.detach()[..., stretch]
+            )
+        self._average()
+        self.step += 1
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
+        values["frames"] = wave.numel() / SAMPLE_RATE * 12.5 * self.accelerator.num_processes
+        return values
+
+    @property
+    def target_kind(self) -> bool:
+        """Whether there is a semantic teacher."""
+        return self.teacher is not None or self.config.semantic.teacher == "labels"
+
+    def _adversary_step(self, adversary: Any, wave: Tensor, output: Tensor) -> float:
+        # one forward pass of both, so that processes exchange one set of gradients
+        judged = adversary(torch.cat([wave, output]))
+        real = [(score[: len(wave)], []) for score, _ in judged]
+        made = [(score[len(wave) :], []) for score, _ in judged]
+        loss = discriminator_loss(real, made)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(adversary.parameters(), self.config.optimizer.clip or math.inf)
+        self.adversary_optimizer.step()
+        self.adversary_optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _judged_stretch(self) -> slice:
+        """Which samples the adversary looks at in this step."""
+        seconds = self.config.discriminator.seconds
+        length = self.samples if seconds is None else min(self.samples, round(seconds * SAMPLE_RATE))
+        generator = keyed_generator(self.config.seed, "stretch", self.step)
+        start = int(generator.integers(0, self.samples - length + 1))
+        return slice(start, start + length)
+
+    def _draw_levels(self, rows: int) -> tuple[Tensor | None, Tensor | None]:
+        """Codebooks of each row of this process, and which rows pass unquantized."""
+        settings, count = self.config.quantizer, self.codec.config.num_quantizers
+        first = self.accelerator.process_index * rows
+        generator = keyed_generator(self.config.seed, "levels", self.step)
+        total = rows * self.accelerator.num_processes
+        bypass = generator.random(total) >= settings.rate
+        dropped = generator.random(total) < settings.dropout
+        levels = generator.integers(self.codec.config.num_semantic_quantizers, count + 1, total)
+        levels[~dropped] = count
+        device = self.accelerator.device
+        here = slice(first, first + rows)
+        return torch.from_numpy(levels[here]).to(device), torch.from_numpy(bypass[here]).to(device)
+
+    @torch.no_grad()
+    def _initialise_codebooks(self) -> None:
+        """k-means over the latents of the next batches, the same on every process."""
+        steps = self.steps_data
+        latents = []
+        for i in range(self.config.quantizer.init_batches):
+            first = (self.step + i) * steps.batch_size
+            rows = steps.rows(range(first, first + steps.batch_size))
+            latents.append(self.codec.encode_latent(rows.wave.to(self.accelerator.device)))
+        self.codebooks.initialise(torch.cat(latents), keyed_generator(self.config.seed, "kmeans"))
+
+    def _set_rates(self) -> None:
+        schedule = self.config.schedule
+        scale = lr_scale(schedule.kind, self.step, self.config.steps, schedule.warmup, schedule.final)
+        own = self.config.optimizer.learning_rate
+        peaks = own, self.config.discriminator.learning_rate or own
+        for optimizer, peak in zip((self.optimizer, self.adversary_optimizer), peaks):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = peak * scale
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Moving average of the weights; codebooks, which are averages already, are copied."""
+        if self.averages is None:
+            return
+        # a young average is a plain mean of what there is
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for mean, parameter in zip(self.averages.parameters(), self.codec.parameters()):
+            mean.lerp_(parameter, 1 - decay)
+        for mean, buffer in zip(self.averages.buffers(), self.codec.buffers()):
+            mean.copy_(buffer)
+
+    def _to_device(self, batch: WaveBatch) -> WaveBatch:
+        device = self.accelerator.device
+        return WaveBatch(batch.wave.to(device), None if batch.labels is None else batch.labels.to(device))
+
+    # -- measures --------------------------------------------------------------------------------------------
+    @property
+    def has_validation(self) -> bool:
+        return self.valid is not None
+
+    def speed(self, frames: float, seconds: float) -> Values:
+        """Seconds of audio that were learned from a second."""
+        return {"audio_seconds_per_second": frames * 0.08 / seconds}
+
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[Any]:
+        """The codec that is evaluated and exported: the averaged weights, where there are any."""
+        codec = self.codec if self.averages is None else self.averages
+        codec.eval()
+        try:
+            yield codec
+        finally:
+            codec.train()
+
+    @torch.no_grad()
+    def evaluate(self) -> Values:
+        """Reconstruction through the codes, usage of the codebooks, and how well the semantic codebook tells."""
+        config = self.config
+        if self.valid is None:
+            raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
+        totals = {"spectral": 0.0, "spectral_unquantized": 0.0, "si_sdr": 0.0, "semantic_score": 0.0}
+        rows = 0
+        with self.exported() as codec:
+            sizes = codec.config
+            counter = CodeCounter(sizes.num_quantizers, sizes.codebook_size)
+            head = self.accelerator.unwrap_model(self.model).head
+            for first in range(0, config.data.valid_items, config.batch_size):
+                stop = min(first + config.batch_size, config.data.valid_items)
+                positions = range(VALIDATION + first, VALIDATION + stop)
+                batch = self._to_device(self.valid.rows(positions, augment=False))
+                wave, n = batch.wave, len(batch.wave)
+                latents = codec.encode_latent(wave)
+                codes = codec.quantizer.encode(latents)
+                counter.add(codes)
+                made = codec.decode_latent(codec.quantizer.decode(codes))[..., : wave.shape[-1]]
+                plain = codec.decode_latent(latents)[..., : wave.shape[-1]]
+                totals["spectral"] += float(self.spectral(made, wave)) * n
+                totals["spectral_unquantized"] += float(self.spectral(plain, wave)) * n
+                totals["si_sdr"] += float(si_sdr(made[:, 0], wave[:, 0]).sum())
+                target = self.target(batch)
+                if head is not None and target is not None:
+                    semantic = codec.quantizer.decode(codes[:, : sizes.num_semantic_quantizers])
+                    totals["semantic_score"] += float(head(semantic, target)[1]) * n
+                rows += n
+        values = {name: total / rows for name, total in totals.items()}
+        if not self.target_kind:
+            del values["semantic_score"]
+        return values | counter.result(sizes.frame_rate)
+
+    @torch.no_grad()
+    def write_samples(self) -> None:
+        """Write ``samples/step_N/``: validation rows, before and after the codec."""
+        if not self.main:
+            return
+        folder = self.folder / "samples" / f"step_{self.step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        steps, first = (self.valid or self.steps_data), VALIDATION
+        wave = steps.rows(range(first, first + self.config.samples), augment=False).wave.to(
+            self.accelerator.device
+        )
+        with self.exported() as codec:
+            made = codec(wave, return_dict=True).audio_values
+        for i, (before, after) in enumerate(zip(wave, made)):
+            write_audio(folder / f"{i}.wav", after[0].float().cpu().numpy())
+            if not (original := self.folder / "samples" / f"original_{i}.wav").exists():
+                write_audio(original, before[0].cpu().numpy())
+            if self.log is not None:
+                self.log.audio(self.step, f"sample {i}", after[0].float().cpu().numpy(), SAMPLE_RATE)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+    def write_state(self, folder: Path) -> None:
+        """The codec as `from_pretrained` reads it, and all else that a run needs to go on."""
+        if not self.main:
+            return
+        with self.exported() as codec:
+            save_model(codec, folder)
+        unwrap = self.accelerator.unwrap_model
+        state = {
+            "model": unwrap(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "balancer": self.balancer.state_dict(),
+        }
+        if self.adversary is not None:
+            state |= {
+                "adversary": unwrap(self.adversary).state_dict(),
+                "adversary_optimizer": self.adversary_optimizer.state_dict(),
+            }
+        if self.averages is not None:
+            state["averages"] = self.averages.state_dict()
+        if isinstance(self.teacher, ClusterTeacher):
+            state["teacher"] = self.teacher.state_dict()
+        torch.save(state, folder / "codec_training.pt")
+
+    def read_state(self, folder: Path) -> None:
+        """Read what `write_state` wrote."""
+        state = torch.load(folder / "codec_training.pt", map_location="cpu", weights_only=True)
+        unwrap = self.accelerator.unwrap_model
+        unwrap(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.balancer.load_state_dict(state["balancer"])
+        if self.adversary is not None and "adversary" in state:  # it may have been asked for since
+            unwrap(self.adversary).load_state_dict(state["adversary"])
+            self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+        if self.averages is not None and "averages" in state:
+            self.averages.load_state_dict(state["averages"])
+        if isinstance(self.teacher, ClusterTeacher) and "teacher" in state:
+            self.teacher = ClusterTeacher.from_state(state["teacher"], SAMPLE_RATE)
+
+    def export(self) -> Path:
+        """Write the codec to ``model/``."""
+        target = self.folder / "model"
+        if self.main:
+            with self.exported() as codec:
+                save_model(codec, target)
+        self.accelerator.wait_for_everyone()
+        return target
+
+
+def make_optimizer(model: CodecPass, config: MimiTraining) -> torch.optim.Optimizer:
+    """AdamW; the matrices of the transformers decay, nothing else does."""
+    decaying, others = [], []
+    for name, parameter in model.named_parameters():
+        (decaying if "transformer" in name and parameter.dim() > 1 else others).append(parameter)
+    groups = [
+        {"params": decaying, "weight_decay": config.optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=config.optimizer.learning_rate,
+        betas=tuple(config.optimizer.betas),
+    )
+
+
+def make_codec(config: MimiTraining) -> Any:
+    """The codec that a run starts from."""
+    from aizuchi.models.mimi import MimiConfig, MimiModel
+
+    torch.manual_seed(config.seed)
+    if config.checkpoint is not None:
+        from .start import pretrained
+
+        return pretrained(MimiModel, config.checkpoint, "checkpoint")
+    from .moshi_config import check_fields
+
+    fields = dict(config.model or {})
+    check_fields(MimiConfig, fields, {"rope_theta", "num_codebooks"})
+    # the defaults of these are the published model's numbers: let them follow the size that was given
+    for name, source in (("num_key_value_heads", "num_attention_heads"), ("upsample_groups", "hidden_size")):
+        if source in fields:
+            fields.setdefault(name, fields[source])
+    try:
+        return MimiModel(MimiConfig(**fields))
+    except (ValueError, TypeError) as error:
+        raise AizuchiError(f"model: {error}") from error
+
+
+def make_trainer(config: MimiTraining) -> MimiTrainer:
+    """A trainer for a run of the command line."""
+    data = config.data
+    if not data.train:
+        raise AizuchiError(
+            "data.train must be given: a folder or list of sound files, or python:module:function"
+        )
+    phones = None
+    if config.semantic.teacher == "labels" and not data.train.startswith("python:"):
+        phones = phone_inventory(find_files(data.train))
+        config.semantic.classes = len(phones) + 1
+    sources: list[Any] = []
+    for text in (data.train, data.valid):
+        if text and text.startswith("python:"):
+            sources.append(load_object(text.removeprefix("python:"), "data")(**data.options))
+        elif text:
+            sources.append(FileWaves(find_files(text), data.seconds, config.seed, data.cache_hours, phones))
+        else:
+            sources.append(None)
+    return MimiTrainer(config, make_codec(config), sources[0], sources[1])

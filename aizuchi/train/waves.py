@@ -1,0 +1,217 @@
+"""Waveforms for a codec: random crops of sound files, or whatever a function of yours makes.
+
+A *wave source* is an object with
+
+    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, or (wave, labels)
+
+where the wave is float32 (samples,) at 24 kHz and labels, if any, are one integer a frame, -1 where none is known.
+What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from aizuchi.audio import SAMPLE_RATE, FloatArray, read_audio
+from aizuchi.errors import AizuchiError
+
+from .order import item_at, keyed_generator
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+VALIDATION = 1 << 40  # a source's positions from here on are for validation
+_FRAME = 1920
+
+
+class WaveSource(Protocol):
+    """See the module's text."""
+
+    def draw(self, position: int, samples: int, generator: np.random.Generator) -> Any: ...
+
+
+@dataclass
+class WaveBatch:
+    """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels."""
+
+    wave: Tensor
+    labels: Tensor | None = None
+
+
+class FileWaves:
+    """Random crops of sound files; every file comes once for each piece of ``seconds`` that it holds.
+
+    A JSON file beside a sound file may hold ``{"phones": [["k", [0.10, 0.16]], ...]}``: frame labels, if every file
+    has them. Class 0 is silence.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        seconds: float,
+        seed: int,
+        cache_hours: float = 2.0,
+        phones: list[str] | None = None,
+    ):
+        self.files, self.seed = list(files), seed
+        durations = []
+        for path in self.files:
+            try:
+                info = soundfile.info(str(path))
+            except (soundfile.LibsndfileError, TypeError) as error:
+                raise AizuchiError(f"{path} is not a sound file that can be read ({error})") from error
+            durations.append(info.frames / info.samplerate)
+        self.hours = sum(durations) / 3600
+        counts = [max(1, math.ceil(d / seconds - 1e-6)) for d in durations]
+        self.index = np.repeat(np.arange(len(files)), counts)
+        self._cache: dict[int, np.ndarray] | None = {} if self.hours <= cache_hours else None
+        self.phones = phones
+        self._labels: dict[int, list[tuple[str, float, float]]] = {}
+
+    def draw(self, position: int, samples: int, generator: np.random.Generator) -> Any:
+        """A crop; a file that is shorter is filled up with silence, at a random place in it."""
+        if position >= VALIDATION:
+            which = (position - VALIDATION) % len(self.files)
+        else:
+            which = int(self.index[item_at(position, len(self.index), self.seed)])
+        wave = self._read(which)
+        room = len(wave) - samples
+        start = int(generator.integers(0, abs(room) + 1)) * (1 if room >= 0 else -1)
+        if position >= VALIDATION:
+            start = 0
+        piece = np.zeros(samples, np.float32)
+        source = wave[max(0, start) : max(0, start + samples)]
+        piece[max(0, -start) : max(0, -start) + len(source)] = source
+        if self.phones is None:
+            return piece
+        return piece, self.frame_labels(which, start / SAMPLE_RATE, samples // _FRAME)
+
+    def frame_labels(self, which: int, start: float, frames: int) -> np.ndarray:
+        """The phone at each frame's middle, as a class; 0 where there is none."""
+        if which not in self._labels:
+            self._labels[which] = read_phones(self.files[which])
+        middles = start + (np.arange(frames) + 0.5) * _FRAME / SAMPLE_RATE
+        labels = np.zeros(frames, np.int64)
+        for phone, begin, end in self._labels[which]:
+            inside = (middles >= begin) & (middles < end)
+            # a phone that training never had is unknown, not silence
+            labels[inside] = self.phones.index(phone) + 1 if phone in (self.phones or ()) else -1
+        return labels
+
+    def _read(self, which: int) -> FloatArray:
+        if self._cache is None:
+            return read_audio(self.files[which])[0]
+        if which not in self._cache:
+            wave = read_audio(self.files[which])[0]
+            self._cache[which] = np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
+        return self._cache[which].astype(np.float32) / 32767
+
+
+def find_files(text: str) -> list[Path]:
+    """Sound files of folders, lists and single files, with commas between.
+
+    Raises:
+        AizuchiError: something does not exist, or nothing is found.
+    """
+    found: list[Path] = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        path = Path(part)
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif path.suffix.lower() in SUFFIXES and path.exists():
+            found.append(path)
+        elif path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            listed = [path.parent / line.strip() for line in lines if line.strip()]
+            missing = [p for p in listed if not p.is_file()]
+            if missing:
+                raise AizuchiError(f"{path}: {missing[0]} does not exist")
+            found += listed
+        else:
+            raise AizuchiError(f"data: {part} does not exist")
+    if not found:
+        raise AizuchiError(f"data: {text!r} holds no sound file ({', '.join(SUFFIXES)})")
+    return found
+
+
+def read_phones(audio: str | os.PathLike[str]) -> list[tuple[str, float, float]]:
+    """The phones of the JSON beside a sound file: (phone, start, end) in seconds."""
+    path = Path(audio).with_suffix(".json")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["phones"]
+        return [(str(phone), float(start), float(end)) for phone, (start, end) in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AizuchiError(
+            f'{path}: expected {{"phones": [["k", [0.1, 0.16]], ...]}} for semantic.teacher: labels ({error!r})'
+        ) from error
+
+
+def phone_inventory(files: Sequence[Path]) -> list[str]:
+    """All phones of some files, sorted."""
+    return sorted({phone for path in files for phone, _, _ in read_phones(path)})
+
+
+def load_object(name: str, what: str) -> Any:
+    """Import ``package.module:attribute``."""
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            raise ImportError("expected package.module:function")
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise AizuchiError(f"{what}: can't import {name!r} ({error})") from error
+
+
+class WaveSteps(torch.utils.data.Dataset):
+    """Steps by number: this process's rows of step n."""
+
+    def __init__(
+        self,
+        source: WaveSource,
+        batch_size: int,
+        samples: int,
+        gain_db: Sequence[float],
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch_size % world:
+            raise AizuchiError(
+                f"batch_size ({batch_size}) must be a multiple of the number of processes ({world})"
+            )
+        self.source, self.batch_size, self.samples, self.seed = source, batch_size, samples, seed
+        self.gain_db = list(gain_db)
+        self.rank, self.share = rank, batch_size // world
+
+    def __getitem__(self, step: int) -> WaveBatch:
+        first = step * self.batch_size + self.rank * self.share
+        return self.rows(range(first, first + self.share))
+
+    def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
+        """Rows of these positions, augmented by gain."""
+        waves, labels = [], []
+        for position in positions:
+            generator = keyed_generator(self.seed, "wave", position)
+            made = self.source.draw(position, self.samples, generator)
+            wave, label = made if isinstance(made, tuple) else (made, None)
+            wave = np.asarray(wave, np.float32)
+            if wave.shape != (self.samples,):
+                raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
+            if augment:
+                wave = wave * np.float32(10 ** (generator.uniform(*self.gain_db) / 20))
+            waves.append(np.clip(wave, -1, 1))
+            labels.append(label)
+        stacked = torch.from_numpy(np.stack(waves))[:, None]
+        if any(label is None for label in labels):
+            return WaveBatch(stacked)
+        return WaveBatch(stacked, torch.from_numpy(np.stack(labels)).long())
