@@ -19,6 +19,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from .checkpoints import save_model
+from .lora import ADAPTER, load_adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .run import TrainingRun, Values
@@ -45,6 +46,10 @@ class MoshiTrainer(TrainingRun):
         # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
         model.float().train()
         model.freeze_audio_encoder()
+        if config.lora is not None and config.precision == "bf16":
+            for parameter in model.parameters():  # what never changes needs no master copy
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
         model.config.use_cache = False
         if config.gradient_checkpointing:
             # its older name warns, older versions know only that one
@@ -187,7 +192,7 @@ class MoshiTrainer(TrainingRun):
         if self._sharded:
             self.accelerator.save_state(str(folder / "sharded"))
         elif self.main:
-            self._save_model(folder, self._state_to_save())
+            self._save_model(folder)
             torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
 
     def read_state(self, folder: Path) -> None:
@@ -203,29 +208,34 @@ class MoshiTrainer(TrainingRun):
     def export(self) -> Path:
         """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
         target = self.folder / "model"
-        weights = self._state_to_save()
-        if self.main:
-            self._save_model(target, weights)
+        self._save_model(target)
         self.accelerator.wait_for_everyone()
         return target
 
-    def _state_to_save(self) -> dict[str, Tensor]:
-        return self.accelerator.get_state_dict(self.model)
-
-    def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
+    def _save_model(self, folder: Path) -> None:
+        """The model, or the adapters alone; sharded weights are gathered, for which every process comes here."""
         model = self.plain
-        model.config.use_cache = True
-        try:
-            save_model(model, folder, state_dict=weights)
-        finally:
-            model.config.use_cache = False
+        weights = None if self.config.lora is not None else self.accelerator.get_state_dict(self.model)
+        if not self.main:
+            return
+        if weights is None:
+            save_adapters(model, folder, self.config.checkpoint)
+        else:
+            model.config.use_cache = True
+            try:
+                save_model(model, folder, state_dict=weights)
+            finally:
+                model.config.use_cache = False
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
 
     def _load_model(self, folder: Path) -> None:
-        from safetensors.torch import load_model
+        from safetensors.torch import load_file, load_model
 
-        load_model(self.plain, folder / "model.safetensors")
+        if self.config.lora is not None:
+            load_adapter_state(self.plain, load_file(folder / ADAPTER))
+        else:
+            load_model(self.plain, folder / "model.safetensors")
 
     # -- small things ----------------------------------------------------------------------------------------
     def write_samples(self) -> None:

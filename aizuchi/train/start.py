@@ -22,7 +22,7 @@ class KeptTokenizer:
     """A tokenizer and where it came from, so that it can be kept with the model."""
 
     path: Path
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | None
 
     def save(self, folder: Path) -> None:
         """Copy the tokenizer's files beside a model's."""
@@ -75,22 +75,28 @@ def make_trainer(config: MoshiTraining) -> Any:
 
 def find_tokenizer(config: MoshiTraining, sources: list[TokenSource]) -> KeptTokenizer | None:
     """The run's tokenizer: given, or beside the checkpoint; refused if the shards were made with another."""
-    path = config.tokenizer
-    if path is None and config.checkpoint is not None and os.path.isdir(config.checkpoint):
-        folder = Path(config.checkpoint)
-        if (folder / "tokenizer.json").exists() or list(folder.glob("*.model")):
-            path = config.checkpoint
+    path: str | Path | None = config.tokenizer
+    if path is None and config.checkpoint is not None:
+        path = find_tokenizer_files(config.checkpoint)
     if path is None:
         return None
-    kept = KeptTokenizer(Path(path), TextTokenizer(path))
+    tokenizer = TextTokenizer(path)
+    kept = KeptTokenizer(Path(path), tokenizer)
     for source in sources:
         made_with = source.shards.settings.get("tokenizer") if isinstance(source, ShardSource) else None
-        if isinstance(made_with, str) and made_with != kept.tokenizer.fingerprint():
+        if isinstance(made_with, str) and made_with != tokenizer.fingerprint():
             raise AizuchiError(
                 f"{source.shards.folder} was tokenized with another tokenizer than {path}: "  # type: ignore[attr-defined]
                 "give that one, or tokenize again"
             )
     return kept
+
+
+def find_tokenizer_files(folder: str | os.PathLike[str]) -> Path | None:
+    """The folder itself if a tokenizer lies in it."""
+    path = Path(folder)
+    found = path.is_dir() and ((path / "tokenizer.json").exists() or any(path.glob("*.model")))
+    return path if found else None
 
 
 def pretrained(cls: Any, path: str, name: str) -> Any:
@@ -99,7 +105,7 @@ def pretrained(cls: Any, path: str, name: str) -> Any:
 
     aizuchi.MoshiConfig  # noqa: B018  # teaches `from_pretrained` the original's layout
     try:
-        return cls.frompretrained(path, dtype=torch.float32)
+        return cls.from_pretrained(path, dtype=torch.float32)
     except AizuchiError:
         raise
     except (OSError, ValueError) as error:

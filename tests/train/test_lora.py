@@ -1,0 +1,129 @@
+"""Adapters: nothing at first, trained alone, saved alone, merged exactly, served either way."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aizuchi.engine.sampling import Sampling
+from aizuchi.errors import AizuchiError
+from aizuchi.models.moshi import MoshiForConditionalGeneration
+from aizuchi.train.lora import (
+    ADAPTER,
+    LoraLayer,
+    adapted,
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+    merge_folder,
+)
+from aizuchi.train.rollout import roll_out
+from tests.train.tiny import config_of, dialogues, trainer_of
+
+
+@pytest.fixture
+def base(tmp_path):
+    trainer = trainer_of(config_of(tmp_path / "base", steps=1))
+    return str(trainer.export())
+
+
+def lora_config(tmp_path, base, **changes):
+    return config_of(tmp_path / "lora", model=None, checkpoint=base, lora=dict(rank=4), **changes)
+
+
+def load(folder):
+    return MoshiForConditionalGeneration.from_pretrained(folder).eval()
+
+
+def logits_of(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randint(0, 30, shape, generator=generator)  # noqa: E731
+    text, own, user = draw(2, 6), draw(2, 4, 6), draw(2, 4, 6)
+    with torch.no_grad():
+        out = model(
+            input_ids=text, moshi_audio_codes=own, user_audio_codes=user, text_labels=text, audio_labels=own
+        )
+    return torch.cat([out.logits.flatten(), out.audio_logits.flatten()])
+
+
+def test_new_adapters_change_nothing_and_stand_beside_every_layer(base):
+    model = load(base)
+    before = logits_of(model)
+    add_adapters(model, rank=4)
+    assert torch.equal(logits_of(model), before)
+    kinds = {name.split(".")[0] for name in adapted(model)}
+    assert kinds == {"decoder", "depth_decoder"}
+    layers = 2 * 6 + 1 * 6 + 1  # four projections and two of the mlp a layer, and the depth decoder's input
+    assert len(adapted(model)) == layers
+    with pytest.raises(AizuchiError, match="adapters already"):
+        add_adapters(model)
+
+
+def test_a_run_trains_its_adapters_alone_and_merges_exactly(tmp_path, base):
+    trainer = trainer_of(lora_config(tmp_path, base, steps=5))
+    frozen = {n: p.clone() for n, p in trainer.plain.named_parameters() if "lora_" not in n}
+    folder = trainer.run()
+    for name, parameter in trainer.plain.named_parameters():
+        if "lora_" not in name:
+            assert torch.equal(parameter, frozen[name]), name
+        elif "lora_B" in name:
+            assert parameter.abs().max() > 0, name
+    assert {p.name for p in folder.iterdir()} == {"adapter.safetensors", "adapter.json"}
+    served = load(base)
+    load_adapters(served, folder)
+    served.eval()
+    with_adapters = logits_of(served)
+    assert not torch.allclose(with_adapters, logits_of(load(base)), atol=1e-3)
+    merged = load(merge_folder(folder, tmp_path / "merged"))
+    torch.testing.assert_close(logits_of(merged), with_adapters, rtol=0, atol=2e-5)
+    assert not adapted(merged) and merged.state_dict().keys() == load(base).state_dict().keys()
+    user = torch.from_numpy(dialogues(2)[0].user[None, :, :10].astype("int64"))
+    for a, b in zip(roll_out(served, user), roll_out(merged, user, sampling=Sampling.greedy())):
+        assert torch.equal(a, b)
+
+
+def test_merging_is_the_product_added_for_both_kinds_of_layer(base):
+    model = load(base)
+    add_adapters(model, rank=3, scale=0.5)
+    torch.manual_seed(0)
+    expected = {}
+    for name, layer in adapted(model).items():
+        assert isinstance(layer, LoraLayer)
+        torch.nn.init.normal_(layer.lora_B.weight)
+        expected[name] = layer.base.weight + 0.5 * layer.lora_B.weight @ layer.lora_A.weight
+    merge_adapters(model)
+    for name, weight in expected.items():
+        torch.testing.assert_close(model.get_submodule(name).weight, weight, rtol=0, atol=1e-6)
+
+
+def test_a_resumed_adapter_run_ends_in_the_same_bits(tmp_path, base):
+    config = lora_config(tmp_path, base, steps=6, save_every=3)
+    whole = load_file(trainer_of(config).run() / ADAPTER)
+    short = dataclasses.replace(config, output=str(tmp_path / "again"))
+    first = trainer_of(short)
+    for step in range(3):
+        first.train_step(first.batches[step])
+    first.save()
+    again = load_file(trainer_of(short).run() / ADAPTER)
+    assert whole.keys() == again.keys() and all(torch.equal(whole[n], again[n]) for n in whole)
+
+
+def test_embeddings_can_be_trained_and_are_saved(tmp_path, base):
+    config = lora_config(tmp_path, base, steps=2)
+    config.lora.embeddings = True
+    folder = trainer_of(config).run()
+    names = load_file(folder / ADAPTER).keys()
+    assert "decoder.model.embed_tokens.weight" in names and "embed_tokens.0.weight" in names
+    served = load(base)
+    load_adapters(served, folder)
+
+
+def test_adapters_of_another_model_are_refused(tmp_path, base):
+    folder = trainer_of(lora_config(tmp_path, base, steps=1)).run()
+    settings = (folder / "adapter.json").read_text()
+    (folder / "adapter.json").write_text(settings.replace('"rank": 4', '"rank": 5'))
+    with pytest.raises(AizuchiError, match="do not fit this model"):
+        load_adapters(load(base), folder)
+    with pytest.raises(AizuchiError, match="no folder of LoRA adapters"):
+        load_adapters(load(base), tmp_path)
