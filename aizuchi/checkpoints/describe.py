@@ -44,6 +44,9 @@ def inspect(found: Checkpoint) -> dict[str, Any]:
         facts["language_model"] = _part(infos, files)
         if found.mimi is not None:
             facts["mimi"] = _part(open_tensors(found.mimi).infos, found.mimi.name)
+    elif (found.config or {}).get("model_type") == "moshi_depth":
+        facts["family"] = "Moshi's depth decoder alone"
+        facts["language_model"] = _part(infos, files)
     else:
         facts |= _family(_sizes_of_hf(found.config or {}))
         codec = {name: info for name, info in infos.items() if name.startswith("audio_encoder.")}
@@ -134,7 +137,8 @@ def _count(number: int) -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The facts of `inspect` as lines for people."""
-    rows = [("layout", _LAYOUTS[facts["layout"]]), ("family", facts["family"]), ("folder", facts["folder"])]
+    place = facts["folder"] or f"{facts['name']} on the Hugging Face hub"
+    rows = [("layout", _LAYOUTS[facts["layout"]]), ("family", facts["family"]), ("folder", place)]
     for key, label in (("language_model", "language model"), ("mimi", "Mimi")):
         if part := facts.get(key):
             size = (

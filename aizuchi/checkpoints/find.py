@@ -17,7 +17,7 @@ from . import mimi_layout
 from .kyutai_options import DEFAULT_NAMES, looks_like_kyutai
 from .tensors import CheckpointError, open_tensors, read_header
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HF_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _INDEX = "model.safetensors.index.json"
 _TENSOR_SUFFIXES = (".safetensors", ".sft", ".sfts", ".pt", ".pth", ".th", ".bin")
@@ -91,7 +91,7 @@ def find(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
         found = _in_file(str(name), path, hub)
     elif path.is_dir():
         found = _in_folder(str(name), path, hub)
-    elif _HUB_ID.fullmatch(str(name)):
+    elif HUB_ID.fullmatch(str(name)):
         found = _on_hub(str(name), hub)
     else:
         raise CheckpointError(f"{name}: no such file or folder, and no name of a hub repository (owner/name)")
@@ -111,9 +111,9 @@ def find_original(name: str | os.PathLike[str], **options: Any) -> Checkpoint | 
         if not looks_like_kyutai(_read_json(path / "config.json")):
             _names(_hf_files(path))
             return None
-    elif not path.exists() and _HUB_ID.fullmatch(str(name)):
+    elif not path.exists() and HUB_ID.fullmatch(str(name)):
         hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
-        config = _download(str(name), ["config.json"], hub) / "config.json"
+        config = download(str(name), ["config.json"], hub) / "config.json"
         if config.is_file() and not looks_like_kyutai(_read_json(config)):
             return None
     found = find(name, **options)
@@ -123,38 +123,48 @@ def find_original(name: str | os.PathLike[str], **options: Any) -> Checkpoint | 
 
 
 def _on_hub(name: str, hub: dict[str, Any]) -> Checkpoint:
-    folder = _download(name, ["config.json"], hub)
+    folder = download(name, ["config.json"], hub)
     config = _read_json(folder / "config.json") if (folder / "config.json").exists() else None
     if config is not None and not looks_like_kyutai(config):
-        _download(name, _HF_FILES, hub)
+        download(name, _HF_FILES, hub)
     else:
         names = DEFAULT_NAMES | (config or {})
         keys = ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name")
         wanted = [names[key] for key in keys if names.get(key)]
-        _download(name, [file for file in wanted if "://" not in file], hub)
+        download(name, [file for file in wanted if "://" not in file], hub)
     return _in_folder(name, folder, hub)
 
 
-def _download(repo: str, patterns: list[str], hub: dict[str, Any]) -> Path:
+def download(repo: str, patterns: list[str], hub: dict[str, Any]) -> Path:
     """The folder of a hub repository with (at least) some of its files."""
     try:
         return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns, **hub))
-    except hub_errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{repo}: the hub asks you to accept its conditions first: https://huggingface.co/{repo} "
+    except (
+        hub_errors.HfHubHTTPError,
+        hub_errors.HFValidationError,
+        hub_errors.OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        raise hub_error(repo, error) from error
+
+
+def hub_error(repo: str, error: Exception) -> CheckpointError:
+    """What went wrong with the hub, and what to do."""
+    if isinstance(error, hub_errors.GatedRepoError):
+        message = (
+            f"the hub asks you to accept its conditions first: https://huggingface.co/{repo} "
             "(then log in: hf auth login)"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{repo}: no such folder, and no such repository on the Hugging Face hub"
-        ) from error
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, OSError) as error:
-        raise CheckpointError(
-            f"{repo}: no such folder here, it is not in the download cache, and the Hugging Face hub can't be reached "
+        )
+    elif isinstance(error, hub_errors.RepositoryNotFoundError):
+        message = "no such folder, and no such repository on the Hugging Face hub"
+    elif isinstance(error, hub_errors.HfHubHTTPError | hub_errors.HFValidationError):
+        message = f"the Hugging Face hub refused: {_first_line(error)}"
+    else:
+        message = (
+            "no such folder here, it is not in the download cache, and the Hugging Face hub can't be reached "
             f"({_first_line(error)}). Give the path of a folder, or try again online"
-        ) from error
-    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError) as error:
-        raise CheckpointError(f"{repo}: the Hugging Face hub refused: {_first_line(error)}") from error
+        )
+    return CheckpointError(f"{repo}: {message}")
 
 
 def _first_line(error: Exception) -> str:
@@ -273,9 +283,7 @@ def _resolve(file: str, folder: Path, hub: dict[str, Any]) -> Path | None:
     """A file that config.json names: beside it, anywhere ("file://") or in another repository ("hf://")."""
     if file.startswith("hf://"):
         owner, repo, path = file.removeprefix("hf://").split("/", 2)
-        target = (
-            _download(f"{owner}/{repo}", [path], {k: v for k, v in hub.items() if k != "revision"}) / path
-        )
+        target = download(f"{owner}/{repo}", [path], {k: v for k, v in hub.items() if k != "revision"}) / path
     elif file.startswith("file://"):
         target = Path(file.removeprefix("file://"))
     else:

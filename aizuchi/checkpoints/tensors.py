@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 Note = Callable[[int], Any]  # told how many bytes were moved, for a progress bar
 
 # In the order in which the safetensors library lays tensors out: the last first, then by name.
-_DTYPES = {
+DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -42,8 +42,8 @@ _DTYPES = {
     "I64": torch.int64,
     "U64": torch.uint64,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_RANK = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
 _BLOCK = 64 << 20
 
@@ -206,7 +206,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 def _info(entry: dict[str, Any], path: Path, offset: int) -> TensorInfo:
     start, end = entry["data_offsets"]
-    return TensorInfo(tuple(entry["shape"]), _DTYPES[entry["dtype"]], path, offset + start, offset + end)
+    return TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]], path, offset + start, offset + end)
 
 
 def _what_else(start: bytes, size: int) -> str:
@@ -234,6 +234,38 @@ def write_safetensors(
         entries: dtype and shape of every tensor.
         tensors: all of them; each is let go of before the next is asked for.
     """
+    raw, places, size = _header(entries, metadata)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(raw)))
+        file.write(raw)
+        file.truncate(8 + len(raw) + size)
+        for name, tensor in tensors:
+            if (tensor.dtype, tuple(tensor.shape)) != (entries[name][0], tuple(entries[name][1])):
+                raise RuntimeError(
+                    f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {entries[name]} was announced"
+                )
+            file.seek(8 + len(raw) + places.pop(name))
+            _write(file, tensor, note)
+        if places:
+            raise RuntimeError(
+                f"{len(places)} tensors were announced and not written, such as {next(iter(places))}"
+            )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_hollow(path: str | os.PathLike[str], entries: Mapping[str, tuple[torch.dtype, Shape]]) -> None:
+    """A file with a header and a hole where the data would be: enough for whoever reads headers."""
+    raw, _, size = _header(entries, None)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + size)
+
+
+def _header(
+    entries: Mapping[str, tuple[torch.dtype, Shape]], metadata: Mapping[str, str] | None
+) -> tuple[bytes, dict[str, int], int]:
+    """The header's bytes, where each tensor's data begins behind it, and how long the data is."""
     order = sorted(entries, key=lambda name: (-_RANK[entries[name][0]], name))
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     places, position = {}, 0
@@ -249,23 +281,7 @@ def write_safetensors(
         position += size
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(raw)))
-        file.write(raw)
-        file.truncate(8 + len(raw) + position)
-        for name, tensor in tensors:
-            if (tensor.dtype, tuple(tensor.shape)) != (entries[name][0], tuple(entries[name][1])):
-                raise RuntimeError(
-                    f"{name}: {tensor.dtype} {tuple(tensor.shape)} where {entries[name]} was announced"
-                )
-            file.seek(8 + len(raw) + places.pop(name))
-            _write(file, tensor, note)
-        if places:
-            raise RuntimeError(
-                f"{len(places)} tensors were announced and not written, such as {next(iter(places))}"
-            )
-        file.flush()
-        os.fsync(file.fileno())
+    return raw, places, position
 
 
 def _write(file: BinaryIO, tensor: Tensor, note: Note | None) -> None:

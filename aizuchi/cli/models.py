@@ -23,11 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `aizuchi models`."""
     import json
+    import tempfile
+    from pathlib import Path
 
     from aizuchi.checkpoints.describe import inspect, table
-    from aizuchi.checkpoints.find import find
     from aizuchi.checkpoints.load import default_model
+    from aizuchi.checkpoints.remote import look
 
-    facts = inspect(find(args.path or default_model(), revision=args.revision))
+    with tempfile.TemporaryDirectory() as scratch:
+        found = look(str(args.path or default_model()), Path(scratch), revision=args.revision)
+        facts = inspect(found)
+        if Path(scratch) in (found.folder, *found.folder.parents):  # gone when this is read
+            facts |= {"folder": None, "tokenizer": found.tokenizer and found.tokenizer.name}
     print(json.dumps(facts, indent=2) if args.json else table(facts))
     return 0

@@ -7,6 +7,7 @@ import shutil
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file
 
@@ -191,3 +192,41 @@ def test_families_are_named(tmp_path, family, name):
     tiny.kyutai_folder(tmp_path / "in", tiny.FAMILIES[family])
     out = convert(tmp_path / "in", tmp_path / "out", progress=False)
     assert name in describe(find(tmp_path / "in")) and name in describe(find(out))
+
+
+def test_a_repository_is_described_without_its_weights(hub, kyutai, tmp_path, monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from aizuchi.checkpoints.tensors import read_header
+    from aizuchi.cli import main
+
+    names = {torch.bfloat16: "BF16", torch.float32: "F32"}
+
+    class Api:
+        """The hub's interface over the local folder: names of files, and headers."""
+
+        def list_repo_files(self, repo):
+            return [path.name for path in kyutai.iterdir()]
+
+        def parse_safetensors_file_metadata(self, repo, file):
+            infos = read_header(kyutai / file)[0]
+            tensors = {
+                n: SimpleNamespace(dtype=names[i.dtype], shape=list(i.shape)) for n, i in infos.items()
+            }
+            return SimpleNamespace(tensors=tensors)
+
+    def not_cached(repo, allow_patterns, local_files_only=False, **options):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not there")
+        return hub(repo, allow_patterns, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", not_cached)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert main(["models", "kyutai/tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "kyutai/tiny on the Hugging Face hub" in out and "tokenizer_tiny.model" in out
+    local = table(inspect(find(kyutai)))
+    assert [line for line in out.splitlines() if "parameters" in line] == [
+        line for line in local.splitlines() if "parameters" in line
+    ]
+    assert not [patterns for _, patterns, _ in hub.asked if any("safetensors" in p for p in patterns)]
