@@ -1,8 +1,10 @@
 """The names that the package promises: all importable, documented, and the same objects as in their modules."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,14 @@ def test_importing_the_package_is_light():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     assert set(aizuchi.__all__) <= set(dir(aizuchi))
+
+
+@pytest.mark.parametrize("page", ["coming-from-transformers.md", "coming-from-moshi.md"])
+def test_tests_that_the_pages_name_exist(page):
+    root = Path(__file__).resolve().parent.parent
+    named = set(re.findall(r"\btest_\w+", (root / "docs" / page).read_text(encoding="utf-8")))
+    files = list((root / "tests").rglob("test_*.py"))
+    known = {file.stem for file in files}
+    for file in files:
+        known |= set(re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8")))
+    assert len(named) > 10 and not named - known

@@ -217,3 +217,19 @@ def test_compiles_without_a_graph_break(depth, frame):
         backend="eager",
     )
     assert torch.equal(write(ids[:, 0], hidden, state), depth.write_frame(ids[:, 0], hidden, greedy))
+
+
+@pytest.mark.parametrize("norm", ["rms_norm_f32", "rms_norm", "layer_norm", "layer_norm_f32"])
+@torch.no_grad()
+def test_depth_rms_norms(frame, norm):
+    """The norm before each codebook's head; the original's RMS norm fails there in training."""
+    depth = tiny_model(depth=dict(output_norm=norm)).depth_decoder
+    ids, hidden = frame
+    whole, seen = depth.teacher_forced(ids, hidden), []
+
+    def choose(logits, k):
+        seen.append(logits)
+        return ids[:, min(k + 1, K - 1)]
+
+    depth.write_frame(ids[:, 0], hidden, choose)
+    assert len(depth.norms) == K and torch.allclose(torch.stack(seen, 1), whole, atol=1e-5)
