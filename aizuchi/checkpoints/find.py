@@ -100,22 +100,40 @@ def find(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
     return found
 
 
-def find_original(name: str | os.PathLike[str], **options: Any) -> Checkpoint | None:
+def find_original(
+    name: str | os.PathLike[str], codec_only: bool = False, **options: Any
+) -> Checkpoint | None:
     """Like `find`, but None for what transformers loads by itself, of which nothing but config.json is fetched.
 
     The headers of local weights in transformers' layout are read all the same, so that a file that was cut off is
     refused with the tensor that is hurt.
+
+    Args:
+        codec_only: Mimi is all that is needed: the language model is not fetched and need not be there.
     """
     path = Path(os.path.expanduser(name))
-    if path.is_dir() and (path / "config.json").is_file():
-        if not looks_like_kyutai(_read_json(path / "config.json")):
-            _names(_hf_files(path))
+    hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
+    folder = path if path.is_dir() else None
+    if not path.exists() and HUB_ID.fullmatch(str(name)):
+        folder = download(str(name), ["config.json"], hub)
+    config = None
+    if folder is not None and (folder / "config.json").is_file():
+        config = _read_json(folder / "config.json")
+        if not looks_like_kyutai(config):
+            if folder == path:
+                _names(_hf_files(folder))
             return None
-    elif not path.exists() and HUB_ID.fullmatch(str(name)):
-        hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
-        config = download(str(name), ["config.json"], hub) / "config.json"
-        if config.is_file() and not looks_like_kyutai(_read_json(config)):
-            return None
+    if codec_only and folder is not None and (config is not None or folder != path):
+        names = DEFAULT_NAMES | (config or {})
+        if folder != path:
+            wanted = [names["mimi_name"], names.get("mimi_config_name") or names["mimi_name"]]
+            download(str(name), [file for file in wanted if "://" not in file], hub)
+        found = Checkpoint(str(name), "kyutai", "mimi", folder, [], config)
+        _add_mimi(found, names, hub)
+        if options.get("mimi") is not None:
+            found.mimi = Path(options["mimi"])
+        found.weights = [found.need("mimi")]
+        return found
     found = find(name, **options)
     if found.layout == "hf" and path.is_file():
         raise CheckpointError(f"{name} is in transformers' layout: give its folder, {found.folder}")
@@ -238,6 +256,24 @@ def _kyutai(
                 f"{name}: the weights {names['moshi_name']!r} are not in {folder}; it holds {_listing(folder)}"
             )
     found = Checkpoint(name, "kyutai", "moshi", folder, [weights], config)
+    _add_mimi(found, names, hub)
+    found.tokenizer = _resolve(names["tokenizer_name"], folder, hub) or _only(folder.glob("*.model"))
+    found.missing["tokenizer"] = (
+        f"the text tokenizer is not in {folder}: looked for {names['tokenizer_name']} and *.model; give the file by "
+        f"`tokenizer`"
+    )
+    if lora := names.get("lora_name"):
+        found.lora = _resolve(lora, folder, hub)
+        if found.lora is None:
+            raise CheckpointError(
+                f"{name}: the LoRA weights {lora!r} that config.json names are not in {folder}"
+            )
+    return found
+
+
+def _add_mimi(found: Checkpoint, names: dict[str, Any], hub: dict[str, Any]) -> None:
+    """Find the codec's file and its description, or note where they were looked for."""
+    folder = found.folder
     found.mimi = _resolve(names["mimi_name"], folder, hub) or _only(
         [
             p
@@ -251,19 +287,7 @@ def _kyutai(
         f"mimi*.safetensors; give the file by `mimi`"
     )
     if found.mimi is not None or _resolve(names.get("mimi_config_name") or "", folder, hub):
-        found.mimi_config = _mimi_config_of(folder, config, found.mimi or weights, hub)
-    found.tokenizer = _resolve(names["tokenizer_name"], folder, hub) or _only(folder.glob("*.model"))
-    found.missing["tokenizer"] = (
-        f"the text tokenizer is not in {folder}: looked for {names['tokenizer_name']} and *.model; give the file by "
-        f"`tokenizer`"
-    )
-    if lora := names.get("lora_name"):
-        found.lora = _resolve(lora, folder, hub)
-        if found.lora is None:
-            raise CheckpointError(
-                f"{name}: the LoRA weights {lora!r} that config.json names are not in {folder}"
-            )
-    return found
+        found.mimi_config = _mimi_config_of(folder, found.config, found.mimi or folder, hub)
 
 
 def _mimi_config_of(folder: Path, config: dict[str, Any] | None, mimi: Path, hub: dict[str, Any]) -> Any:

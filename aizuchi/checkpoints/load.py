@@ -150,7 +150,7 @@ def load_kyutai(cls: type, name: Any, kwargs: dict[str, Any]) -> Any:
     options = {key: kwargs[key] for key in (*PART_OPTIONS, *_HUB_OPTIONS) if key in kwargs}
     if kwargs.get("subfolder"):
         name = os.path.join(name, kwargs["subfolder"])
-    found = find_original(name, **options)
+    found = find_original(name, issubclass(cls, MimiModel), **options)
     if found is None:
         for key in PART_OPTIONS:
             if kwargs.get(key) is not None:

@@ -213,6 +213,24 @@ def test_an_edited_generation_config_survives_both_ways(kyutai, tmp_path):
     assert (again["temperature"], again["depth_decoder_config"]["temperature"]) == (0.7, 0.3)
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_model_saved_after_training_goes_back_to_the_original(kyutai, tmp_path, family):
+    folder = kyutai / family
+    model = MoshiForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+        model.decoder.model.norm.weight += 1
+    model.save_pretrained(tmp_path / "trained")
+    assert same_tensors(MoshiForConditionalGeneration.from_pretrained(tmp_path / "trained"), model)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        quiet(tmp_path / "trained", tmp_path / "back")
+    out = quiet(tmp_path / "trained", tmp_path / "back", tokenizer=folder / "tokenizer_tiny.model")
+    before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["out_norm.alpha"]
+    assert (out / "tokenizer_tiny.model").read_bytes() == (folder / "tokenizer_tiny.model").read_bytes()
+    assert same_tensors(MoshiForConditionalGeneration.from_pretrained(out), model)
+
+
 def test_large_checkpoints_are_sharded(kyutai, tmp_path):
     quiet(kyutai / "moshi", tmp_path / "hf", shard_bytes=100_000)
     shards = sorted((tmp_path / "hf").glob("model-*-of-*.safetensors"))

@@ -12,7 +12,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file
 
 import aizuchi
-from aizuchi import MoshiForCausalLM
+from aizuchi import MimiModel, MoshiForCausalLM
 from aizuchi.checkpoints import CheckpointError, find
 from aizuchi.checkpoints.convert import convert
 from aizuchi.checkpoints.describe import describe, inspect, table
@@ -230,3 +230,9 @@ def test_a_repository_is_described_without_its_weights(hub, kyutai, tmp_path, mo
         line for line in local.splitlines() if "parameters" in line
     ]
     assert not [patterns for _, patterns, _ in hub.asked if any("safetensors" in p for p in patterns)]
+
+
+def test_of_a_repository_only_mimi_is_fetched_for_mimi(hub):
+    assert MimiModel.from_pretrained("kyutai/tiny").config.codebook_size == 16
+    fetched = {pattern for _, patterns, _ in hub.asked for pattern in patterns}
+    assert fetched == {"config.json", "mimi-tiny.safetensors", "mimi_config.json"}

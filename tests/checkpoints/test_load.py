@@ -332,7 +332,9 @@ for kwargs in ({}, {"dtype": torch.float16}):
 """
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is read from Linux's /proc")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak is read from Linux's /proc"
+)
 def test_memory_peaks_near_the_models_own_size(folders, tmp_path):
     large = tiny.MOSHI | {
         "dim": 512,
