@@ -11,6 +11,7 @@ import argparse
 import os
 import random
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -68,6 +69,11 @@ def check_mix(args: argparse.Namespace) -> int:
     errors: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     edges: dict[str, list[tuple[float, float]]] = defaultdict(list)
     seconds, bad = 0.0, []
+    began = time.monotonic()
+
+    def stop() -> bool:
+        return bool(args.minutes) and time.monotonic() - began > 60 * args.minutes
+
     for number in tqdm(range(args.count), unit="dialogue"):
         mixed = mixed_dialogue(number, args.seed, library, files)
         seconds += mixed.duration
@@ -91,7 +97,9 @@ def check_mix(args: argparse.Namespace) -> int:
                 errors[key][1] += words
             if wrong:
                 bad.append((wrong, event.side, mixed.script.voice, event.text, heard))
-    print(f"{args.count} dialogues, {seconds / 60:.1f} min")
+        if stop():
+            break
+    print(f"{number + 1} dialogues, {seconds / 60:.1f} min")
     for key, (wrong, words) in sorted(errors.items()):
         print(f"WER {key}: {100 * wrong / max(words, 1):.1f} % of {words} words")
     for side, rows in edges.items():
@@ -142,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     mix.add_argument("--clips", type=Path, default=Path("runs/mini/clips"), help="the clip cache")
     mix.add_argument("--commands", help="folder of recorded requests")
     mix.add_argument("--count", type=int, default=20, help="dialogues (default %(default)s)")
+    mix.add_argument("--minutes", type=float, help="stop after this many minutes of work")
     mix.add_argument("--show", type=int, default=15, help="worst turns to print (default %(default)s)")
     mix.set_defaults(run=check_mix)
     answers = commands.add_parser("answers", help="the highest score that the judge and the voice allow")
