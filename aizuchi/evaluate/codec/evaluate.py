@@ -78,7 +78,7 @@ def evaluate(
                 "codec": codec.name,
                 "seconds": round(len(wave) / SAMPLE_RATE, 3),
                 "kbps": coded.kbps,
-                "real_time": spent / (len(wave) / SAMPLE_RATE),
+                "real_time": None if coded.wave is wave else spent / (len(wave) / SAMPLE_RATE),
                 "figures": figures,
                 "errors": errors,
             }

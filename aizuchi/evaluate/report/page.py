@@ -42,6 +42,8 @@ KEY_FIGURES = (
     ("speech", "Answers", "all", "right", "answers right"),
     ("speech", "Answers in noise", "all", "right", "answers right in noise"),
     ("speech", "Monologue against what is heard", "Answers", "WER", "monologue against sound"),
+    ("codec", "Codecs on the same speech", "Mimi, 8 codebooks", "DistillMOS", "coded speech"),
+    ("codec", "Codecs on the same speech", "Mimi, 8 codebooks", "WER", "words lost in coding"),
     ("latency", "Mouth to ear", "all", "latency", "mouth to ear"),
 )
 
@@ -167,7 +169,11 @@ def _dialogue(section: Section) -> list[str]:
     for name, row in section.tables.get("Dialogue statistics", {}).items():
         ours[name] = tuple(row[column].value for column in ("IPU", "pause", "gap", "overlap"))
     parts = [published_table(published.DIALOGUE, ours)]
-    parts += [measures_table(title, rows) for title, rows in section.tables.items()]
+    parts += [
+        measures_table(title, rows)
+        for title, rows in section.tables.items()
+        if title != published.DIALOGUE.title  # whose figures are in the table above
+    ]
     offsets = [offset for item in section.items for offset in item.get("offsets", [])]
     if offsets:
         drawing = svg.histogram([("changes of speaker", "model", offsets)], "seconds (negative: overlap)")

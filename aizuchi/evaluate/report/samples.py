@@ -108,7 +108,7 @@ def marks_of(item: dict[str, Any], truth: Any) -> list[tuple[str, str, float, fl
     ]
     if item["kind"] == "smooth_turn_taking":
         end = truth.events["turn_end"][0][0]
-        found.append(("user's end", "turn_end", end, end))
+        found.append(("", "turn_end", end, end))
         offset = (item.get("events") or {}).get("offset")
         if offset is not None and offset > 0.12:
             found.append((f"{offset:.2f} s", "wait", end, end + offset))

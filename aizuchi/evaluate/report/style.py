@@ -38,6 +38,7 @@ figcaption { margin-bottom: 6px; }
 figcaption code, .left-out code { color: var(--soft); font-size: .78rem; }
 audio { width: 100%; height: 36px; margin-top: 4px; }
 svg { width: 100%; height: auto; display: block; }
+@media (max-width: 700px) { figure { overflow-x: auto; } svg { min-width: 680px; } }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg text.small { fill: var(--soft); font-size: 11px; }
 svg text.word { font-size: 11px; fill: var(--soft); }

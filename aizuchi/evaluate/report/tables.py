@@ -29,10 +29,13 @@ def measures_table(title: str, rows: Rows) -> str:
     filled = sum(len(row) for row in rows.values())
     if len(rows) > 1 and filled < 0.45 * len(rows) * len(columns):
         return _list_table(title, rows)
-    head = "".join(f"<th>{escape(name)}{_unit(cell)}</th>" for name, cell in columns.items())
+    mixed = {name for name in columns if len({row[name].better for row in rows.values() if name in row}) > 1}
+    head = "".join(
+        f"<th>{escape(name)}{_unit(cell, name not in mixed)}</th>" for name, cell in columns.items()
+    )
     body = []
     for name, row in rows.items():
-        cells = "".join(_cell(row.get(column)) for column in columns)
+        cells = "".join(_cell(row.get(column), column in mixed) for column in columns)
         body.append(f"<tr><th>{escape(NAMES.get(name, name))}</th>{cells}</tr>")
     return _table(title, f"<tr><th></th>{head}</tr>", "".join(body))
 
@@ -106,13 +109,14 @@ def _table(title: str, head: str, body: str, note: str = "") -> str:
     )
 
 
-def _unit(cell: Measure) -> str:
+def _unit(cell: Measure, arrow: bool = True) -> str:
     note = f", {cell.note}" if cell.note and len(cell.note) < 24 else ""
     unit = f' <span class="unit">{escape(cell.unit + note).strip(", ")}</span>' if cell.unit or note else ""
-    return unit + ARROWS.get(cell.better, "")
+    return unit + (ARROWS.get(cell.better, "") if arrow else "")
 
 
-def _cell(cell: Measure | None) -> str:
+def _cell(cell: Measure | None, arrow: bool = False) -> str:
+    """A figure; with an arrow where the rows of its column differ in which way is better."""
     if cell is None:
         return '<td class="none"></td>'
     interval = ""
@@ -120,7 +124,8 @@ def _cell(cell: Measure | None) -> str:
         low, high = format_value(cell.low, cell.unit), format_value(cell.high, cell.unit)
         interval = f' <span class="interval">{low} to {high}</span>'
     title = f"n = {cell.n}" + (f"; {cell.note}" if cell.note else "")
-    return f'<td title="{escape(title)}">{format_value(cell.value, cell.unit)}{interval}</td>'
+    value = format_value(cell.value, cell.unit) + (ARROWS.get(cell.better, "") if arrow else "")
+    return f'<td title="{escape(title)}">{value}{interval}</td>'
 
 
 def _plain(values: Sequence[float | None], decimals: int) -> str:
