@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aizuchi.errors import AizuchiError
@@ -148,9 +149,16 @@ class MoshiTrainer(TrainingRun):
         return values
 
     def inputs(self, batch: Batch) -> Any:
-        """Columns and labels of a batch, on the model's device, for its task."""
+        """Columns and labels of a batch, on the model's device, for its task.
+
+        Blank frames are put behind the last one, as many as the longest delay: without them the last codes of the
+        streams that lag would stand in no column, and the ends of utterances would never be learned.
+        """
         model, config = self.plain, self.plain.config
-        batch = Batch(*(t.to(self.accelerator.device) for t in vars(batch).values()))
+        lengths = batch.lengths.to(self.accelerator.device)
+        streams = (batch.text, batch.model, batch.user)
+        padded = (F.pad(t.to(self.accelerator.device), (0, config.max_delay), value=-1) for t in streams)
+        batch = Batch(*padded, lengths)
         heard = (
             batch.model if self.config.task == "stt" and self.config.data.listen_to == "model" else batch.user
         )

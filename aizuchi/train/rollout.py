@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aizuchi.engine.sampling import Sampling
-from aizuchi.engine.tokens import FREE, TokenLoop
+from aizuchi.engine.tokens import FREE, ZERO, TokenLoop
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def roll_out(
 
     Args:
         user: (B, num_user_codebooks, T) codes of what the model hears, where it hears anything.
-        text: (B, T) text to say, where it is given (synthesis); id -1 and what lies behind its end is free.
+        text: (B, T) text to say, where it is given (synthesis); -1, and what lies behind its end, is no text at all.
         frames: how many to run; default: as many as the streams given.
         sampling: of all rows, the default is greedy.
     Returns:
@@ -47,9 +47,9 @@ def roll_out(
         for step in range(frames + loop.lag + 1):
             forced = None
             said = step - config.delays[0]
-            if text is not None and 0 <= said < text.shape[1]:
+            if text is not None and said >= 0:
                 forced = torch.full((rows, width), FREE, device=device)
-                forced[:, 0] = torch.where(text[:, said] < 0, FREE, text[:, said].to(device))
+                forced[:, 0] = text[:, said] if said < text.shape[1] else ZERO
             heard = None
             if config.num_user_codebooks:
                 heard = _frame(user, step - 1, loop, device)
