@@ -80,6 +80,8 @@ def check_mix(args: argparse.Namespace) -> int:
         for side, begins, ends in edge_errors(mixed):
             edges[side].append((begins, ends))
         for event, (start, end) in zip(mixed.script.events, mixed.times):
+            if stop():
+                break
             if (
                 not event.text
                 or event.side == "room"

@@ -229,6 +229,40 @@ JOKES = (
     ("Why do bees have sticky hair?", "Because they use honeycombs."),
 )
 
+# What tells that a joke was told, as a recogniser may write it: for each joke, words that no other answer holds.
+JOKE_CUES: tuple[str, ...] = (
+    *(
+        "the other side",
+        "chicken cross",
+        "ate nine",
+        "eight nine",
+        "afraid of seven",
+        "bulldozer",
+        "bull dozer",
+    ),
+    *(
+        "sleeping bull",
+        "salad dressing",
+        "tomato turn",
+        "garbage truck",
+        "wheels and flies",
+        "nacho",
+        "not yours",
+    ),
+    *(
+        "too tired",
+        "two tired",
+        "to tired",
+        "bicycle fall",
+        "palm tree",
+        "in your hand",
+        "gummy bear",
+        "no teeth",
+    ),
+    *("be a foot", "twelve inches", "at the corner", "the other wall", "just waved", "say to the beach"),
+    *("honeycombs", "honeycomb", "honey combs", "sticky hair"),
+)
+
 
 def color_of(thing: str) -> tuple[str, ...]:
     """Accepted colors of `thing` (as written in COLORS_OF); raises KeyError for an unknown thing."""

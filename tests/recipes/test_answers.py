@@ -69,3 +69,28 @@ def test_again_gives_the_last_line():
 def test_nothing_answers_a_story():
     with pytest.raises(ValueError, match="story"):
         answers.reply(Utterance("story", "So."), random.Random(0))
+
+
+def test_the_library_judges_alike():
+    """`aizuchi eval` reads the same file; its judge has to agree on right, wrong and fallback lines."""
+    evaluate = pytest.importorskip("aizuchi.evaluate.questions")
+    from recipes.mini.questions import HELDOUT, load_questions
+
+    theirs = {q.id: q for q in evaluate.read_questions(HELDOUT)}
+    rng, differ, judged = random.Random(0), [], 0
+    questions = load_questions()
+    lines = [
+        rng.choice(answers.domain_answers(k, rng.choice(all_meanings(k)))) for k in DOMAIN for _ in range(8)
+    ]
+    lines += [answers.reply(draw(rng, k), rng) for k in sorted(set(WEIGHTS) - set(DOMAIN) - {"again"})]
+    for q in questions:
+        found = [m for m in all_meanings(q.kind) if q.kind in DOMAIN and rule_of(q.kind, m) == q.rule]
+        own = [rng.choice(answers.domain_answers(q.kind, m)) for m in found[:2]]
+        for line in (*own, answers.FALLBACKS[0], *rng.sample(lines, 6)):
+            judged += 1
+            ours, their = judge(q, line), evaluate.judge(theirs[q.id], line)
+            if ours.right != their.right:
+                differ.append((q.id, line, ours, their))
+        if q.kind == "other":
+            assert all(evaluate.judge(theirs[q.id], line).right for line in answers.FALLBACKS)
+    assert len(differ) <= 0.005 * judged, differ[:5]

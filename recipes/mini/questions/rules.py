@@ -7,7 +7,6 @@
 | last | the last word heard of `words` (a closed class: days, months, colors) is in `accept` |
 | any | one of the phrases `accept` is heard |
 | spell | the letters of `word` are heard in order |
-| joke | most words of one of the known punch lines are heard |
 | repeat | at most 20 % word errors against `text`, carrier words around it aside |
 | fallback | a line that says "I can't" or "I don't know" is heard |
 """
@@ -101,8 +100,29 @@ LOUDER = any_of("volume", "louder", "loud", "speaker", "speakers")  # an honest 
 STOP = any_of(
     "okay", "sure", "all right", "stopping", "i will stop", "i will be quiet", "stopped", "of course"
 )
-FALLBACK = {"type": "fallback"}
-JOKE = {"type": "joke"}
+# Phrases (normalised) that make a line a fallback line; the answers of the domain hold none of them.
+FALLBACK_CUES = (
+    *(
+        "i can not help",
+        "i can not do that",
+        "i can not answer",
+        "i do not know",
+        "i did not learn",
+        "i never learned",
+    ),
+    *(
+        "beyond me",
+        "too small to know",
+        "something i know",
+        "something i can",
+        "outside of what i",
+        "i have no idea",
+    ),
+    *("i only know", "not able to help", "too hard for me", "not sure about that", "i am afraid i can not"),
+    *("i did not understand", "i do not understand", "i did not get that", "not in my", "out of my"),
+)
+FALLBACK = {"type": "fallback", "accept": list(FALLBACK_CUES)}
+JOKE = any_of(*facts.JOKE_CUES)
 
 
 def color(thing: str) -> dict:

@@ -11,31 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recipes.mini import facts
 from recipes.mini.normalize import contains_phrase, normalize, numbers_in, word_errors
 from recipes.mini.questions import Question
+from recipes.mini.questions.rules import FALLBACK_CUES
 
-# Phrases (normalised) that make a line a fallback line; the answers of the domain hold none of them.
-FALLBACK_CUES = (
-    *(
-        "i can not help",
-        "i can not do that",
-        "i can not answer",
-        "i do not know",
-        "i did not learn",
-        "i never learned",
-    ),
-    *(
-        "beyond me",
-        "too small to know",
-        "something i know",
-        "something i can",
-        "outside of what i",
-        "i have no idea",
-    ),
-    *("i only know", "not able to help", "too hard for me", "not sure about that", "i am afraid i can not"),
-    *("i did not understand", "i do not understand", "i did not get that", "not in my", "out of my"),
-)
 # Letter names as a recogniser may write them.
 _LETTER_NAMES = {
     **dict.fromkeys(("ay", "eh", "hey"), "a"),
@@ -133,17 +112,6 @@ def _spell(rule: dict, heard: str) -> tuple[bool, str]:
     return word in letters, f"wanted {'-'.join(word)}, heard letters {letters.split()}"
 
 
-def _joke(rule: dict, heard: str) -> tuple[bool, str]:
-    words = set(normalize(heard).split())
-    best, best_line = 0.0, ""
-    for line in facts.JOKES:
-        for part, share in ((line[1], 1.0), (line[0], 0.9)):
-            wanted = set(normalize(part).split())
-            if len(wanted) >= 2:
-                best, best_line = max((best, best_line), (share * len(wanted & words) / len(wanted), part))
-    return best >= 0.65, f"{best:.0%} of {best_line!r} heard"
-
-
 def _repeat(rule: dict, heard: str) -> tuple[bool, str]:
     wanted, said = normalize(rule["text"]).split(), normalize(heard).split()
     n = len(wanted)
@@ -162,7 +130,6 @@ _RULES = {
     "last": _last,
     "any": _any,
     "spell": _spell,
-    "joke": _joke,
     "repeat": _repeat,
     "fallback": _fallback,
 }
