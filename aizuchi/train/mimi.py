@@ -22,7 +22,7 @@ from aizuchi.errors import AizuchiError
 from .balancer import Balancer
 from .checkpoints import save_model
 from .codebooks import CodebookTrainer, CodeCounter, Quantized
-from .discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
+from .discriminators import Discriminators, Judged, adversarial_loss, discriminator_loss, feature_loss
 from .mimi_config import MimiTraining
 from .order import keyed_generator
 from .run import TrainingRun, Values
@@ -267,8 +267,8 @@ class MimiTrainer(TrainingRun):
     def _adversary_step(self, adversary: Any, wave: Tensor, output: Tensor) -> float:
         # one forward pass of both, so that processes exchange one set of gradients
         judged = adversary(torch.cat([wave, output]))
-        real = [(score[: len(wave)], []) for score, _ in judged]
-        made = [(score[len(wave) :], []) for score, _ in judged]
+        real: Judged = [(score[: len(wave)], []) for score, _ in judged]
+        made: Judged = [(score[len(wave) :], []) for score, _ in judged]
         loss = discriminator_loss(real, made)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(adversary.parameters(), self.config.optimizer.clip or math.inf)
@@ -459,7 +459,8 @@ class MimiTrainer(TrainingRun):
 
 def make_optimizer(model: CodecPass, config: MimiTraining) -> torch.optim.Optimizer:
     """AdamW; the matrices of the transformers decay, nothing else does."""
-    decaying, others = [], []
+    decaying: list[Any] = []
+    others: list[Any] = []
     for name, parameter in model.named_parameters():
         (decaying if "transformer" in name and parameter.dim() > 1 else others).append(parameter)
     groups = [

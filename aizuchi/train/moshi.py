@@ -155,18 +155,17 @@ class MoshiTrainer(TrainingRun):
         streams that lag would stand in no column, and the ends of utterances would never be learned.
         """
         model, config = self.plain, self.plain.config
-        lengths = batch.lengths.to(self.accelerator.device)
-        streams = (batch.text, batch.model, batch.user)
-        padded = (F.pad(t.to(self.accelerator.device), (0, config.max_delay), value=-1) for t in streams)
-        batch = Batch(*padded, lengths)
-        heard = (
-            batch.model if self.config.task == "stt" and self.config.data.listen_to == "model" else batch.user
+        device = self.accelerator.device
+        text, own, user = (
+            F.pad(stream.to(device), (0, config.max_delay), value=-1)
+            for stream in (batch.text, batch.model, batch.user)
         )
+        heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
         return model.prepare_training_inputs(
-            text_ids=batch.text,
-            moshi_audio_codes=batch.model if config.num_model_codebooks else None,
+            text_ids=text,
+            moshi_audio_codes=own if config.num_model_codebooks else None,
             user_audio_codes=heard if config.num_user_codebooks else None,
-            lengths=batch.lengths,
+            lengths=batch.lengths.to(device),
         )
 
     @torch.no_grad()

@@ -114,7 +114,7 @@ class FileWaves:
         if which not in self._cache:
             wave = read_audio(self.files[which])[0]
             self._cache[which] = np.clip(np.round(wave * 32767), -32768, 32767).astype(np.int16)
-        return self._cache[which].astype(np.float32) / 32767
+        return (self._cache[which] / 32767).astype(np.float32)
 
 
 def find_files(text: str) -> list[Path]:
@@ -208,7 +208,9 @@ class WaveSteps(torch.utils.data.Dataset):
             if wave.shape != (self.samples,):
                 raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
             if augment:
-                wave = wave * np.float32(10 ** (generator.uniform(*self.gain_db) / 20))
+                wave = (wave * 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)).astype(
+                    np.float32
+                )
             waves.append(np.clip(wave, -1, 1))
             labels.append(label)
         stacked = torch.from_numpy(np.stack(waves))[:, None]
