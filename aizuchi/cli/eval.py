@@ -110,7 +110,11 @@ def _voices(parser: argparse.ArgumentParser) -> None:
 
 def _questions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--questions", metavar="FILE", help="question set, JSON lines (see docs/evaluation.md)"
+        "--questions",
+        metavar="FILE",
+        nargs="?",
+        const="built-in",
+        help="ask a question set, JSON lines (docs/evaluation.md); without FILE the one that comes with aizuchi",
     )
     parser.add_argument(
         "--judge", metavar="SPEC", help="package.module:function of (question, heard) that judges"

@@ -18,6 +18,8 @@ from aizuchi.evaluate.report.document import (
 from aizuchi.evaluate.report.tables import NAMES, format_value
 from aizuchi.evaluate.results import Cache, Section
 
+BUILT_IN = "built-in"  # the question set that comes with aizuchi
+
 
 def run_scenarios(args: Any) -> list[str]:
     from aizuchi.evaluate.scenario_set import build, read_texts
@@ -65,7 +67,7 @@ def run_codec(args: Any) -> list[str]:
     clips = find_clips(args.clips, args.limit)
     codecs = open_codecs(args.codec)
     if not args.no_model:
-        codecs += _model_codecs(_mimi_of(args.model), args.codebooks)
+        codecs += model_codecs(_mimi_of(args.model), args.codebooks)
     recognizer = None if args.no_wer else _recognizer(args)
     section = evaluate(
         clips, codecs, args.metrics, recognizer, Cache(Path(args.out) / "cache"), progress=not args.quiet
@@ -90,7 +92,7 @@ def run_speech(args: Any) -> list[str]:
     if args.questions:
         from aizuchi.evaluate.systems import open_system
 
-        _ask(args, open_system(args.model, args.seed), section, cache, args.limit, args.noise)
+        ask_set(args, open_system(args.model, args.seed), section, cache, args.limit, args.noise)
     if args.spoken:
         recognition(
             find_clips(args.spoken),
@@ -111,15 +113,17 @@ def run_speech(args: Any) -> list[str]:
     return _finish(section, out)
 
 
-def _ask(
+def ask_set(
     args: Any, system: Any, section: Section, cache: Cache, limit: int | None, noise: float | None
 ) -> None:
     """Ask a question set, quietly and, if wanted, in noise."""
+    from aizuchi.evaluate.question_texts import built_in_questions
     from aizuchi.evaluate.questions import judge, read_questions
     from aizuchi.evaluate.spoken_questions import answer_tables, ask_questions, named_voices, one_voice
     from aizuchi.evaluate.synthesize import load_factory, open_synthesizer
 
-    questions = read_questions(args.questions)
+    built_in = args.questions in (None, BUILT_IN)
+    questions = built_in_questions() if built_in else read_questions(args.questions)
     if limit is not None:
         if limit < 1:
             raise AizuchiError(f"--limit is {limit}: it must be at least 1")
@@ -130,7 +134,7 @@ def _ask(
     recognizer = _recognizer(args)
     section.about |= {
         "system": system.name,
-        "questions": f"{len(questions)} of {args.questions}",
+        "questions": f"{len(questions)} of {'those that come with aizuchi' if built_in else args.questions}",
         "voices": args.voices or args.user,
         "recognizer": recognizer.name,
     }
@@ -257,7 +261,7 @@ def _mimi_of(spec: str | None) -> Any:
     return load_model_system(spec).model.audio_encoder
 
 
-def _model_codecs(mimi: Any, codebooks: Sequence[int] | None) -> list[Any]:
+def model_codecs(mimi: Any, codebooks: Sequence[int] | None) -> list[Any]:
     from aizuchi.evaluate.codec.codecs import TokenCodec
 
     most = int(mimi.config.num_quantizers)

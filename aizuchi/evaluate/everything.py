@@ -58,14 +58,13 @@ def run_everything(args: Any) -> list[str]:
         from aizuchi.evaluate.speech import agreement
 
         agreement(samples, recognizer, speech, cache, progress)
-        if args.questions:
-            commands._ask(args, system, speech, cache, QUICK_QUESTIONS if args.quick else QUESTIONS, None)
+        commands.ask_set(args, system, speech, cache, QUICK_QUESTIONS if args.quick else QUESTIONS, None)
     if speech.tables:
         save_section(speech, out)
         _say(args, begin, "speech")
 
     mimi = getattr(getattr(system, "model", None), "audio_encoder", None)
-    codecs = open_codecs(CODECS) + (commands._model_codecs(mimi, None) if mimi is not None else [])
+    codecs = open_codecs(CODECS) + (commands.model_codecs(mimi, None) if mimi is not None else [])
     clips = _clips(args, out / "clips", synthesizer)
     section = evaluate_codecs(clips, codecs, None, recognizer, cache, progress)
     section.about["system"] = system.name

@@ -5,6 +5,7 @@ import pytest
 
 from aizuchi.audio import SAMPLE_RATE
 from aizuchi.errors import AizuchiError
+from aizuchi.evaluate.question_texts import built_in_questions
 from aizuchi.evaluate.questions import Question, judge, read_questions
 from aizuchi.evaluate.recognize import Heard
 from aizuchi.evaluate.results import Cache, Section
@@ -89,6 +90,24 @@ def test_the_rules_agree_with_the_recipes_judge():
         for answer in answers:
             mine, theirs = judge(question, answer), scoring.judge(question, answer)
             assert mine.right == theirs.right, (question.id, answer, mine, theirs)
+
+
+def test_the_built_in_questions_can_be_answered():
+    answers = {
+        "plus-1": "Six plus three is nine.",
+        "minus-1": "7",
+        "day-1": "After Thursday comes Friday.",
+        "count-2": "6, 7, 8, 9.",
+        "spell-2": "S-U-N",
+        "repeat-1": "The water is cold.",
+    }
+    questions = {question.id: question for question in built_in_questions()}
+    assert len(questions) == 36
+    for name, answer in answers.items():
+        assert judge(questions[name], answer).right
+    for question in questions.values():
+        assert not judge(question, "I do not know").right
+        assert not judge(question, question.text).right or question.kind in ("repeat", "greeting")
 
 
 def test_question_files_are_checked(tmp_path):

@@ -13,6 +13,7 @@ from aizuchi.evaluate.report.document import Report, collect_sections, read_repo
 from aizuchi.evaluate.report.page import write_page
 from aizuchi.evaluate.report.samples import encode_audio, pick
 from aizuchi.evaluate.report.svg import histogram, scatter, timeline
+from aizuchi.evaluate.report.tables import measures_table
 from aizuchi.evaluate.results import Measure, Section, average, proportion, section_from_json
 from aizuchi.evaluate.scenario_set import build
 from aizuchi.evaluate.turn_samples import find_samples
@@ -192,6 +193,18 @@ def test_plots_hold_their_data():
         scatter([("<x>", "model", 1, 2)], "a", "b"),
     ):
         parse(svg)
+
+
+def test_arrows_stand_where_rows_differ():
+    rows = {
+        "pause": {"take-over": Measure(10.0, 3, "%", "lower"), "n": Measure(1.0, 1)},
+        "turn": {"take-over": Measure(90.0, 3, "%", "higher"), "n": Measure(1.0, 1)},
+    }
+    table = measures_table("T", rows)
+    parse(table)
+    assert "10.0 ↓" in table and "90.0 ↑" in table and "↓</th>" not in table
+    same = measures_table("T", {"a": rows["turn"], "b": rows["turn"]})
+    assert "↑</th>" in same and "90.0 ↑" not in same
 
 
 def test_players_get_a_small_file():
