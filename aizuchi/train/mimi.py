@@ -94,7 +94,7 @@ class MimiTrainer(TrainingRun):
         valid: WaveSource | None = None,
         teacher: Any = None,
     ):
-        super().__init__(config)
+        super().__init__(config, some_unused=True)  # until quantization begins
         accelerator = self.accelerator
         codec.float().train()
         sizes = codec.config

@@ -31,11 +31,14 @@ class TrainingRun(ABC):
     steps_data: Any
     panels: list[list[str]]  # curves to draw, a list of columns a panel
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, some_unused: bool = False):
+        """``some_unused``: there are steps that some of the parameters take no part in."""
         accelerate = require("accelerate", "train")
         self.config = config
         self.accelerator = accelerate.Accelerator(
-            cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no"
+            cpu=config.device == "cpu",
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
         )
         self.folder = output_folder(config.output)
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep)

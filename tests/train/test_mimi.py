@@ -95,6 +95,34 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
 
 
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    config = config_of(
+        tmp_path / "two",
+        steps=6,
+        quantizer=dict(start=2),
+        semantic=dict(teacher="clusters", classes=8),
+        discriminator=dict(start=4, windows=[256], filters=4),
+        optimizer=dict(learning_rate=1e-3),
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", str(Path(__file__).with_name("tiny_codec.py")), str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    one = load_file(
+        trainer_of(dataclasses.replace(config, output=str(tmp_path / "one"))).run() / "model.safetensors"
+    )
+    two = load_file(tmp_path / "two/model/model.safetensors")
+    for a, b in zip(read_log(tmp_path / "one/log.csv"), read_log(tmp_path / "two/log.csv")):
+        assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-3)
+    for name in one:
+        if "codebook" not in name:  # revival draws from a process's own vectors
+            torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=name)
+
+
 def test_every_codebook_learns_though_rows_drop_some(tmp_path):
     trainer = trainer_of(config_of(tmp_path, quantizer=dict(dropout=1.0, rate=1.0, start=0)))
     trainer.train_step(trainer.steps_data[0])
