@@ -190,7 +190,7 @@ class DuplexGeneration:
                 + 5
             )
         elif kind != "first_frame":
-            raise ValueError(f"`user_silence` must be 'steady' or 'first_frame', got {kind!r}.")
+            raise ValueError(f"`kind` must be 'steady' or 'first_frame', got {kind!r}.")
         size = round(encoder.sampling_rate / encoder.frame_rate)
         weight = next(self.audio_encoder.parameters())
         wave = weight.new_zeros(1, encoder.audio_channels, frames * size)
@@ -222,7 +222,9 @@ def _decode(
     steps: dict[str, list[Any]] = {name: [] for name in keep}
     rows, prefix = mask.shape
     room = generation_config.max_length - input_ids.shape[1]
-    columns = prompt.layout(room)  # (rows, streams, prefix + room), -2 where something is to be written
+    columns = prompt.layout(
+        model, room
+    )  # (rows, streams, prefix + room), -2 where something is to be written
     choose_text = text_chooser(logits_processor, generation_config.do_sample)
     chosen_audio = audio_chooser(depth)
     depth_state = None if model.depth_decoder is None else model.depth_decoder.init_state(rows)

@@ -13,6 +13,7 @@ from .conditions import Conditions
 from .validation import check_codes, check_embeds, check_ids
 
 UNWRITTEN = -2
+SILENCES = ("steady", "first_frame")
 
 
 @dataclass
@@ -21,8 +22,8 @@ class Prompt:
 
     ``text``: (rows, C) text ids. ``mask``: (rows, C), 0 in front of a row's start. ``starts``: (rows,) a row's
     first column. ``codes``: (rows, streams, C + known) columns of codes, the delayed ends of the prompt and the
-    user's future included; UNWRITTEN where the model writes, and the user's end is filled with ``silence``
-    (user codebooks,). ``offset``: 1 with a column of initial tokens, else 0. ``written_from``: the column that the
+    user's future included; UNWRITTEN where the model writes, and where the user is silent in the way that
+    ``silence`` says. ``offset``: 1 with a column of initial tokens, else 0. ``written_from``: the column that the
     first known codes of the model stand in. ``embeds``: (rows, C, H) that replace what is embedded.
     """
 
@@ -30,7 +31,7 @@ class Prompt:
     mask: Tensor
     starts: Tensor
     codes: Tensor
-    silence: Tensor
+    silence: str
     offset: int
     written_from: int
     delays: list[int]  # of the input codebooks
@@ -51,7 +52,7 @@ class Prompt:
         }
         return dataclasses.replace(self, **fields, conditions=Conditions(**parts))
 
-    def layout(self, room: int) -> Tensor:
+    def layout(self, model: Any, room: int) -> Tensor:
         """(rows, 1 + streams, C + room) columns; UNWRITTEN where a token is to be written."""
         prefix = self.mask.shape[1]
         rows, streams, known = self.codes.shape
@@ -59,9 +60,10 @@ class Prompt:
         columns[:, 0, : self.text.shape[1]] = self.text
         known = min(known, prefix + room)
         columns[:, 1:, :known] = self.codes[:, :, :known]
-        user = columns[:, 1 + self.model_codebooks :]
-        silence = self.silence[None, :, None].expand_as(user)
-        columns[:, 1 + self.model_codebooks :] = torch.where(user == UNWRITTEN, silence, user)
+        user = columns[:, 1 + self.model_codebooks :, :-1]  # the last column is written, never read
+        if bool((user == UNWRITTEN).any()):  # a silence is encoded only where one is needed
+            silence = model.silence_codes(user.shape[1], self.silence).to(user)
+            user.copy_(torch.where(user == UNWRITTEN, silence[None, :, None], user))
         return columns
 
     def frames(self, model: Any, columns: Tensor, tokens: Tensor | None) -> Tensor:
@@ -121,9 +123,8 @@ def build_prompt(
     """
     config = model.config
     device = model.device
-    quiet = torch.zeros(0, dtype=torch.long, device=device)
-    if config.num_user_codebooks:
-        quiet = model.silence_codes(config.num_user_codebooks, silence).to(device)
+    if silence not in SILENCES:
+        raise ValueError(f"`user_silence` must be one of {SILENCES}, got {silence!r}.")
     text, spoken, heard = _streams(model, input_ids, moshi, user, inputs_embeds)
     if inputs_embeds is not None:
         first_column = False
@@ -159,7 +160,7 @@ def build_prompt(
         mask=torch.cat([mask, mask.new_ones(rows, offset)], dim=1) if offset else mask,
         starts=starts,
         codes=columns,
-        silence=quiet,
+        silence=silence,
         offset=offset,
         written_from=written_from,
         delays=config.delays[1:],

@@ -137,6 +137,19 @@ def test_E4_C10_a_reply_to_recorded_speech(checkpoint, model):
     assert not torch.allclose(heard.logits[0], silent.logits[0], atol=1e-3)  # the user was heard
 
 
+def test_E4_in_bfloat16_as_documented(checkpoint):
+    """The codec stays in float32 and takes the half-precision waveform."""
+    model = MoshiForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    wave = torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16) * 0.1
+    output = model.generate(
+        input_ids=torch.full((1, 13), 3),
+        user_input_values=wave,
+        moshi_input_values=torch.zeros_like(wave),
+        max_new_tokens=5,
+    )
+    assert output.audio_sequences.shape == (1, 1, 1920 * 17) and output.audio_sequences.isfinite().all()
+
+
 def test_E5_speech_out_of_nothing(model):
     output = model.generate(**model.get_unconditional_inputs(num_samples=1), max_new_tokens=256)
     assert output.sequences.shape == (1, 1 + 256)

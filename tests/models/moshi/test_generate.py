@@ -124,7 +124,7 @@ def test_C7_every_frame_is_what_forward_says(delays):
 
 
 @torch.no_grad()
-def test_no_frame_is_lost_and_the_user_s_future_is_heard_at_its_time(model):
+def test_no_frame_is_lost_and_the_user_s_future_is_heard_at_its_time(model, monkeypatch):
     """`generate` with the user's future equals the engine's rows token for token."""
     frames = 30
     heard = random_frames(model.config, 2, frames, 3)[:, 5:]
@@ -143,10 +143,15 @@ def test_no_frame_is_lost_and_the_user_s_future_is_heard_at_its_time(model):
     assert torch.equal(out.audio_codes[:, :, : codes.shape[2]], codes)
     assert codes.shape[2] == frames == out.audio_codes.shape[2]
     assert codes.unique().numel() > 30
+    silences = []
+    monkeypatch.setattr(
+        type(model), "silence_codes", lambda *args: silences.append(args) or torch.zeros(K).long()
+    )
     # the initial column may be left to `generate` when the user is a stream of its own
     blank["user_audio_codes"] = heard
     again = model.generate(**blank, **GREEDY, max_new_tokens=frames + 1)
     assert torch.equal(again.audio_codes, out.audio_codes)
+    assert not silences  # none was needed, so none was encoded
     # frame 0 of the user matters: it is in column 1
     changed = heard.clone()
     changed[:, :, 0] = (changed[:, :, 0] + 1) % A

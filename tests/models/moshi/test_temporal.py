@@ -378,7 +378,9 @@ def test_bfloat16_runs_and_stays_near(model, ids, whole):
 
 
 @torch.no_grad()
-def test_compiles_without_a_graph_break(model, ids, whole):
+def test_compiles_without_a_graph_break(ids):
+    model = tiny_model(sliding_window=WINDOW, num_hidden_layers=1).decoder
+    whole = model(ids, use_cache=False).logits
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(ids, use_cache=False).logits, whole, atol=1e-5)
     state = model.init_state(2)
