@@ -203,8 +203,8 @@ class RealtimeSession:
                 raise RequestError(str(error), param="session.aizuchi") from error
             if changes:
                 scheduler.configure(self.caller, sampling)
-            for error in vain:
-                await self._error(str(error), error.code, error.param, event.get("event_id"))
+            for refusal in vain:
+                await self._error(str(refusal), refusal.code, refusal.param, event.get("event_id"))
             await self._send("session.updated", session=self._session(sampling))
         elif kind == "input_audio_buffer.clear":
             with self.caller.lock:

@@ -96,7 +96,8 @@ async def _converse(
 ) -> Response:
     scheduler = service.scheduler
     scheduler.attach(caller)
-    voice, text = [], []
+    voice: list[np.ndarray] = []
+    text: list[dict[str, Any]] = []
 
     async def feed() -> None:
         size = scheduler.frame_size * 16
