@@ -1,7 +1,6 @@
 """Parity with the `moshi` package: logits, losses, gradients and greedy dialogues of every family, in float32.
 
-Both models hold the same weights. The tolerance of logits is 1e-5; measured differences are below 1e-6 (6e-6 with
-layer norms).
+Both models hold the same weights. The tolerance of logits is 1e-5; measured differences are below 1e-6.
 """
 
 import warnings
