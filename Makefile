@@ -18,13 +18,16 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reply test lint format install clean
+.PHONY: help reply serve test lint format install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 reply: $(CORE) ## answer a recorded question: writes reply.wav
 	$(BIN)/aizuchi reply examples/question.flac -o reply.wav
+
+serve: $(VENV)/.installed-serve ## talk with the model in a browser: prints the address (MODEL=, PORT=, HOST=)
+	$(BIN)/aizuchi serve $(if $(MODEL),--model $(MODEL)) $(if $(HOST),--host $(HOST)) --port $(or $(PORT),8998)
 
 test: lint ## install into .venv if needed, then lint, types and tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -50,6 +53,11 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing aizuchi into $(VENV) (the first time takes a few minutes)"
 	$(PIP) -c constraints.txt -e .
 	@touch $@
+
+$(VENV)/.installed-serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing aizuchi[serve] into $(VENV) (the first time takes a few minutes)"
+	$(PIP) -c constraints.txt -e '.[serve]'
+	@touch $(CORE) $@
 
 $(DEV): pyproject.toml constraints.txt requirements-peers.txt | $(BIN)/python
 	@echo "installing aizuchi[$(EXTRAS)] into $(VENV) (the first time takes a few minutes)"

@@ -44,6 +44,12 @@ export class Timeline {
         const size = Math.max(.02, Math.min(1, (levels[i] + 60) / 55)) * (lane / 2 - 4);
         if (levels[i] > -60) { c.beginPath(); c.roundRect(x(frame) + 1, middle - size, step - 2, 2 * size, 2); c.fill(); }
       }
+      const wide = c.measureText(label).width;
+      c.fillStyle = color("card");
+      c.globalAlpha = .85;
+      c.fillRect(0, middle - lane / 2, wide + 8, 16);
+      c.globalAlpha = 1;
+      c.fillStyle = color(name);
       c.fillText(label, 4, middle - lane / 2 + 8);
     }
     c.fillStyle = color("ink");
