@@ -56,6 +56,7 @@ class ModelSystem:
 
             self._tokens = TextTokenizer(tokenizer)
         self.name = f"{name}, seed {seed}"
+        self.identity = f"{self.name}, weights {fingerprint(model)}, {self._sampling}"
 
     def reply(self, user: np.ndarray) -> Reply:
         return next(self.replies([user]))[1]
@@ -111,6 +112,18 @@ class ModelSystem:
             pad=config.text_padding_token_id,
             epad=config.text_end_padding_token_id,
         )
+
+
+def fingerprint(model: Any) -> str:
+    """Eight digits that change with a model's weights: a checkpoint trained on is another system."""
+    import torch
+
+    check = 0
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // 65_536)].to(device="cpu", dtype=torch.float32)  # enough of each
+        check = zlib.crc32(flat.numpy().tobytes(), zlib.crc32(f"{name}{tuple(tensor.shape)}".encode(), check))
+    return f"{check:08x}"
 
 
 class _Row:

@@ -33,6 +33,9 @@ def recognition(
     The same figure reads either way: with a system's recogniser on people's speech it judges the
     recogniser; with a trusted one on a system's speech it judges the speech.
     """
+    known_as = str(
+        getattr(recognizer, "identity", recognizer.name)
+    )  # of its weights, where a name is not enough
     known = [clip for clip in clips if clip.text is not None]
     for _ in range(len(clips) - len(known)):
         section.skip(title, "the recording's text is not known")
@@ -46,7 +49,7 @@ def recognition(
         work,
         section,
         name=lambda clip: str(clip.path),
-        key=lambda clip: content_key("recognition", VERSION, recognizer.name, title, clip.text, clip.path),
+        key=lambda clip: content_key("recognition", VERSION, known_as, title, clip.text, clip.path),
         cache=cache,
         label=title,
         progress=progress,
@@ -66,7 +69,10 @@ def synthesis(
     cache: Cache | None = None,
     progress: bool = True,
 ) -> None:
-    """WER of a system that speaks texts, as a recogniser hears it; the recordings are kept in the folder."""
+    """WER of a system that speaks texts, as a recogniser hears it; the recordings are kept in the folder.
+
+    `name` stands for the system in what is kept: give another one to another checkpoint.
+    """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     known = [text for text in texts if normalize(text)]

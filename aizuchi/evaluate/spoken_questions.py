@@ -18,7 +18,7 @@ from aizuchi.evaluate.recognize import Recognizer
 from aizuchi.evaluate.results import Cache, Measure, Section, content_key, proportion, run_items
 from aizuchi.evaluate.scenarios import LEVEL
 from aizuchi.evaluate.synthesize import Speech, Synthesizer, load_factory
-from aizuchi.evaluate.systems import System, ask
+from aizuchi.evaluate.systems import System, ask, identity
 from aizuchi.evaluate.text import WordErrors, word_errors
 from aizuchi.evaluate.turn_samples import read_chunks, write_chunks
 from aizuchi.files import write_text
@@ -137,7 +137,7 @@ def ask_questions(
             asked.append(speak_question(question, voices, seed, noise_snr))
         except (AizuchiError, OSError) as error:
             section.broken.append({"path": question.id, "reason": str(error)})
-    keys = [content_key(system.name, a.wave) for a in asked]
+    keys = [content_key(identity(system), a.wave) for a in asked]
     todo = [i for i, a in enumerate(asked) if not _recorded(root / a.question.id, keys[i])]
     replies = ask(system, [asked[i].wave for i in todo])
     for k, (wave, words) in tqdm(

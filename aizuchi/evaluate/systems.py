@@ -30,7 +30,7 @@ class System(Protocol):
     """A dialogue system; `name` tells one system, checkpoint and seed from another.
 
     One that can hear several users at once may also have `replies(users)`, an iterator of
-    (index, reply) in any order.
+    (index, reply) in any order; one whose name does not tell all of it, such as its weights, `identity`.
     """
 
     name: str
@@ -38,6 +38,11 @@ class System(Protocol):
     def reply(self, user: np.ndarray) -> Reply:
         """Listen to the user, (samples,) at 24 kHz, and speak."""
         ...
+
+
+def identity(system: System) -> str:
+    """What a recording of this system is kept under: another one asks it anew."""
+    return str(getattr(system, "identity", system.name))
 
 
 def ask(system: System, users: Sequence[np.ndarray]) -> Iterator[tuple[int, Reply]]:

@@ -22,7 +22,7 @@ from aizuchi.evaluate.recognize import Recognizer, snap_words
 from aizuchi.evaluate.results import Cache, Measure, Section, average, content_key, proportion, run_items
 from aizuchi.evaluate.scenario_set import Truth
 from aizuchi.evaluate.scenarios import KINDS
-from aizuchi.evaluate.systems import System, ask
+from aizuchi.evaluate.systems import System, ask, identity
 from aizuchi.evaluate.turn_samples import (
     Chunk,
     Sample,
@@ -64,7 +64,7 @@ def record(samples: Sequence[Sample], system: System, section: Section, progress
     todo: list[tuple[Sample, str, np.ndarray]] = []
     for sample in samples:
         try:
-            key = content_key(system.name, sample.folder / "input.wav")
+            key = content_key(identity(system), sample.folder / "input.wav")
             stamp = sample.output / "output.key"
             if (sample.output / "output.wav").is_file() and stamp.is_file() and stamp.read_text() == key:
                 continue

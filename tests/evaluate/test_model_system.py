@@ -53,6 +53,16 @@ def test_a_reply_does_not_depend_on_its_company(system):
     assert not np.allclose(other.reply(users[0]).wave, together[0].wave, atol=1e-3)
 
 
+def test_other_weights_are_another_system(system):
+    before = ModelSystem(system.model, name="tiny").identity
+    assert ModelSystem(system.model, name="tiny").identity == before
+    parameter = next(iter(system.model.parameters())).data.view(-1)
+    parameter[0] += 1e-3
+    assert ModelSystem(system.model, name="tiny").identity != before
+    parameter[0] -= 1e-3
+    assert ModelSystem(system.model, name="tiny", seed=1).identity != before
+
+
 def test_bad_systems_and_users_are_refused(system):
     with pytest.raises(AizuchiError, match="samples"):
         list(system.replies([np.zeros((1, 5), np.float32)]))
