@@ -79,6 +79,7 @@ class Scheduler:
         self.pace = Pace(self.frame_seconds)
         self.ready = False  # warmed up, and neither draining nor broken
         self.draining = False
+        self.alive = True  # False when the model can't run
         self._listener = listener or (lambda *_: None)
         self._rows: list[Conversation | None] = [None] * rows
         self._queue: deque[Caller] = deque()
@@ -233,7 +234,7 @@ class Scheduler:
         )
 
     def _refuse_all(self) -> None:
-        self.ready = False
+        self.ready = self.alive = False
         self.metrics.ready.set(0)
         while not self._stopping:
             for command in self._take_commands():
