@@ -99,8 +99,15 @@ class CodebookTrainer:
         return branch._restore(branch._project(latents))
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, generator: np.random.Generator) -> None:
-        """Begin every codebook with k-means over the latents (N, H, T) that it will quantize."""
+    def initialise(
+        self, latents: Tensor, generator: np.random.Generator, per_step: int | None = None
+    ) -> None:
+        """Begin every codebook with k-means over the latents (N, H, T) that it will quantize.
+
+        Args:
+            per_step: vectors of a training step, which the usage is scaled to: a codebook that began heavier than
+                its steps would lag behind an encoder that is still moving. Default: as many as there are here.
+        """
         for branch in self.branches:
             residual = branch._project(latents).flatten(0, 1).float()  # (N * T, dim)
             for codebook in branch.codebooks():
@@ -110,7 +117,12 @@ class CodebookTrainer:
                 centres = kmeans(residual[chosen], size, generator)
                 codebook.embed_sum.copy_(self.broadcast(centres))
                 codebook.cluster_usage.fill_(1.0)
-                residual = residual - codebook.decode(codebook.encode(residual))
+                codes = codebook.encode(residual)
+                counts = torch.bincount(codes, minlength=size).clamp(min=0.5)
+                usage = counts * ((per_step or len(residual)) / counts.sum())
+                codebook.cluster_usage.copy_(usage)
+                codebook.embed_sum.mul_(codebook.cluster_usage[:, None])
+                residual = residual - codebook.decode(codes)
 
     @torch.no_grad()
     def update(self, quantized: Quantized, generator: np.random.Generator) -> int:

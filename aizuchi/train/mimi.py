@@ -307,7 +307,9 @@ class MimiTrainer(TrainingRun):
             first = (self.step + i) * steps.batch_size
             rows = steps.rows(range(first, first + steps.batch_size))
             latents.append(self.codec.encode_latent(rows.wave.to(self.accelerator.device)))
-        self.codebooks.initialise(torch.cat(latents), keyed_generator(self.config.seed, "kmeans"))
+        vectors = steps.batch_size * latents[0].shape[-1]
+        generator = keyed_generator(self.config.seed, "kmeans")
+        self.codebooks.initialise(torch.cat(latents), generator, vectors)
 
     def _set_rates(self) -> None:
         schedule = self.config.schedule

@@ -35,6 +35,8 @@ class TrainingRun(ABC):
         """``some_unused``: there are steps that some of the parameters take no part in."""
         accelerate = require("accelerate", "train")
         self.config = config
+        # A process has one state of accelerate's, which would hold a second run to the precision of the first.
+        accelerate.state.AcceleratorState._reset_state()
         self.accelerator = accelerate.Accelerator(
             cpu=config.device == "cpu",
             mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -118,6 +120,13 @@ class TrainingRun(ABC):
                     paused = time.perf_counter()
                     self._after_step()
                     started += time.perf_counter() - paused
+        except KeyboardInterrupt:
+            if self.main:
+                self.checkpoints.clean()
+                last = self.checkpoints.latest()
+                left = f"{last} is the newest checkpoint; " if last else "no checkpoint was written yet; "
+                tqdm.write(f"stopped at step {self.step}: {left}the same command goes on from there")
+            raise
         finally:
             if self.log is not None:
                 self.log.close()

@@ -95,6 +95,11 @@ def test_initialising_lets_every_codebook_use_its_entries(codec):
     counter = CodeCounter(4, 16)
     counter.add(codes)
     assert counter.result(12.5)["usage"] == 1.0
+    entries = [c.embed.clone() for c in codec.quantizer.codebooks()]
+    trainer.initialise(latents, rng(), per_step=20)  # entries are the same, but lighter
+    for entry, codebook in zip(entries, codec.quantizer.codebooks()):
+        torch.testing.assert_close(codebook.embed, entry)
+        assert float(codebook.cluster_usage.sum()) == pytest.approx(20)
 
 
 def test_usage_perplexity_and_bits():

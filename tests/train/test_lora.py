@@ -109,6 +109,14 @@ def test_a_resumed_adapter_run_ends_in_the_same_bits(tmp_path, base):
     assert whole.keys() == again.keys() and all(torch.equal(whole[n], again[n]) for n in whole)
 
 
+def test_in_bf16_the_frozen_weights_are_bf16_and_the_adapters_fp32(tmp_path, base):
+    trainer = trainer_of(lora_config(tmp_path, base, precision="bf16", steps=2))
+    kinds = {(p.requires_grad, p.dtype) for p in trainer.plain.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    trainer.train_step(trainer.batches[0])
+    assert all(layer.lora_B.weight.abs().max() > 0 for layer in adapted(trainer.plain).values())
+
+
 def test_embeddings_can_be_trained_and_are_saved(tmp_path, base):
     config = lora_config(tmp_path, base, steps=2)
     config.lora.embeddings = True

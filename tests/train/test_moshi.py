@@ -241,6 +241,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(tmp_pat
     assert all(t.isfinite().all() for t in weights_of(trainer.checkpoints.latest()).values())
 
 
+def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_half_written(tmp_path, capsys):
+    trainer = trainer_of(config_of(tmp_path, save_every=2))
+    true_step = trainer.train_step
+
+    def interrupted(batches):
+        if trainer.step == 3:
+            trainer.checkpoints.temporary(4).mkdir()  # as if it had come while a checkpoint was written
+            raise KeyboardInterrupt
+        return true_step(batches)
+
+    trainer.train_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert (
+        "stopped at step 3: " in (said := capsys.readouterr().out) and "step_00000002 is the newest" in said
+    )
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_bf16_computes_in_bf16_and_learns_in_fp32(tmp_path):
+    plain, half = (trainer_of(config_of(tmp_path / p, precision=p)) for p in ("fp32", "bf16"))
+    a, b = plain.train_step(plain.batches[0]), half.train_step(half.batches[0])
+    assert a["loss"] == pytest.approx(b["loss"], rel=2e-2) and a["loss"] != b["loss"]
+    assert {p.dtype for p in half.plain.parameters()} == {torch.float32}
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     trainer = trainer_of(config_of(tmp_path))
     trainer.train_step(trainer.batches[0])
