@@ -14,7 +14,8 @@ class Limits:
         idle_seconds: a conversation without any audio from its caller ends after this.
         session_seconds: the longest conversation.
         resume_seconds: how long a dropped conversation can be taken up again.
-        parked: dropped conversations that are kept at most (the oldest is given up).
+        parked, parked_bytes: dropped conversations, and bytes of their states, that are kept at most (the oldest
+            is given up).
         stall_seconds: a caller that reads nothing for this long is let go.
         message_bytes: the longest message from a caller.
         messages_per_second: of one caller, averaged over two seconds; a caller above it is let go.
@@ -28,6 +29,7 @@ class Limits:
     session_seconds: float = 3600.0
     resume_seconds: float = 60.0
     parked: int = 16
+    parked_bytes: int = 8 << 30
     stall_seconds: float = 10.0
     message_bytes: int = 1 << 20
     messages_per_second: float = 400.0

@@ -20,12 +20,17 @@ class Parked:
     tensors: dict[str, Tensor]
     since: float
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the snapshot."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
 
 class Parking:
-    """At most ``places`` parked conversations, each for ``seconds``."""
+    """At most ``places`` parked conversations of ``size`` bytes in all, each for ``seconds``."""
 
-    def __init__(self, places: int, seconds: float):
-        self.places, self.seconds = places, seconds
+    def __init__(self, places: int, size: int, seconds: float):
+        self.places, self.size, self.seconds = places, size, seconds
         self._parked: OrderedDict[str, Parked] = OrderedDict()
 
     def __len__(self) -> int:
@@ -35,7 +40,7 @@ class Parking:
         """Park; returns those that had to make room."""
         self._parked[token] = parked
         gone = []
-        while len(self._parked) > self.places:
+        while len(self._parked) > self.places or sum(p.nbytes for p in self._parked.values()) > self.size:
             gone.append(self._parked.popitem(last=False)[1])
         return gone
 

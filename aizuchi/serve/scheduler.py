@@ -83,13 +83,14 @@ class Scheduler:
         self._listener = listener or (lambda *_: None)
         self._rows: list[Conversation | None] = [None] * rows
         self._queue: deque[Caller] = deque()
-        self._parking = Parking(self.limits.parked, self.limits.resume_seconds)
+        self._parking = Parking(self.limits.parked, self.limits.parked_bytes, self.limits.resume_seconds)
         self._lengths: deque[float] = deque(maxlen=32)  # seconds of past conversations
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="aizuchi-engine", daemon=True)
-        self._told_queue = self._drain_until = 0.0
+        self._told_queue = self._drain_until = self._housekeeping = 0.0
+        self._broken = 0  # failures of the scheduler itself, one after the other
         self.metrics.rows.set(rows)
 
     # Called from the event loop.
@@ -189,26 +190,36 @@ class Scheduler:
             return
         self.ready = True
         self.metrics.ready.set(1)
-        housekeeping = 0.0
-        while True:
-            for command in self._take_commands():
-                command()
-            now = time.monotonic()
-            if now >= housekeeping:
-                housekeeping = now + 0.25
-                self._keep_house(now)
-            self._admit()
-            turn, again = self._turn(time.monotonic())
-            if turn and self.pace.due <= time.monotonic():
-                self._step(turn)
-                continue
-            until = min(housekeeping, again, self.pace.due if turn else housekeeping)
-            with self._wake:
-                if self._stopping and not self._commands:
-                    break
-                if not self._commands:
-                    self._wake.wait(max(0.0, until - time.monotonic()))
+        self._housekeeping = 0.0
+        while not self._stopping or self._commands:
+            try:
+                self._round()
+                self._broken = 0
+            except Exception:  # a fault of ours: nobody may be left waiting for a thread that is gone
+                log.exception("the scheduler failed")
+                self._broken += 1
+                self._end_all(Ended("failed", "the server failed; its log says why"))
+                if self._broken > 5:
+                    self._refuse_all()
         self.ready = False
+
+    def _round(self) -> None:
+        """Do what was asked for, let somebody in, and step or wait."""
+        for command in self._take_commands():
+            command()
+        now = time.monotonic()
+        if now >= self._housekeeping:
+            self._housekeeping = now + 0.25
+            self._keep_house(now)
+        self._admit()
+        turn, again = self._turn(time.monotonic())
+        if turn and self.pace.due <= time.monotonic():
+            self._step(turn)
+            return
+        until = min(self._housekeeping, again, self.pace.due if turn else self._housekeeping)
+        with self._wake:
+            if not self._commands and not self._stopping:
+                self._wake.wait(max(0.0, until - time.monotonic()))
 
     def _take_commands(self) -> list[Callable[[], None]]:
         with self._wake:
@@ -474,7 +485,8 @@ class Scheduler:
             self._tell_queue()
             return True
         self._parking.take(token)
-        import_row(self.engine, free[0], parked.tensors)
+        device = self.model.device
+        import_row(self.engine, free[0], {name: tensor.to(device) for name, tensor in parked.tensors.items()})
         self._hand_over(parked.conversation.caller, caller, parked.conversation, free[0])
         return True
 
@@ -498,9 +510,8 @@ class Scheduler:
         keep = keep and not self.draining and self.limits.resume_seconds > 0 and self.limits.parked > 0
         if keep:
             row = caller.work.row
-            gone = self._parking.put(
-                caller.token, Parked(conversation, export_row(self.engine, row), time.monotonic())
-            )
+            tensors = {name: tensor.cpu() for name, tensor in export_row(self.engine, row).items()}
+            gone = self._parking.put(caller.token, Parked(conversation, tensors, time.monotonic()))
             for old in gone:
                 self._listener("end", old.conversation.caller, "dropped")
             self.metrics.parked.set(len(self._parking))

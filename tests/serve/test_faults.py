@@ -15,10 +15,13 @@ import urllib.request
 import numpy as np
 import pytest
 import soundfile
+import torch
 import websockets
 
 from aizuchi.engine import Sampling, reply
+from aizuchi.serve.caller import Caller
 from aizuchi.serve.limits import Limits
+from aizuchi.serve.parking import Parked, Parking
 from aizuchi.serve.scheduler import to_int16
 from tests.serve.house import FRAME, engine_alone, house, plain, speech, wait_for
 
@@ -317,7 +320,6 @@ def test_sigterm_lets_conversations_end(tmp_path, model):
         info = json.loads((folder / "conversation.json").read_text())
         assert rate == 24000 and info["ended"] == "stopping"
         assert np.array_equal(sound[:FRAME, 1], speech(1)[0])
-        import torch
 
         user = torch.from_numpy(sound[:, 1].astype(np.float32) / 32768)[None]
         alone = reply(model, user, Sampling(**info["settings"]))
@@ -325,6 +327,52 @@ def test_sigterm_lets_conversations_end(tmp_path, model):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_fault_of_the_scheduler_ends_conversations_and_not_the_server(here, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("on purpose")
+
+    async def talk():
+        async with plain(here) as client:
+            await client.start()
+            monkeypatch.setattr(here.scheduler, "_answer", fail)
+            await client.send(speech(1)[0])
+            assert (await client.until("error"))["code"] == "failed"
+        monkeypatch.undo()
+        async with plain(here) as client:
+            await client.start()
+            await converse(client, speech(2))
+
+    asyncio.run(talk())
+
+
+def test_sound_at_another_speed_than_real_time_is_told(here, monkeypatch):
+    monkeypatch.setattr(Caller, "since_start", lambda self, now: 12.0)
+
+    async def talk():
+        async with plain(here) as client:
+            await client.start()
+            await converse(client, speech(1))
+            notice = await client.until("notice")
+            while notice["code"] != "speed":
+                notice = await client.until("notice")
+            assert "real time" in notice["message"]
+
+    asyncio.run(talk())
+
+
+def test_parked_conversations_are_bounded():
+    def parked(size):
+        return Parked(None, {"x": torch.zeros(size, dtype=torch.uint8)}, since=float(size))
+
+    parking = Parking(places=2, size=100, seconds=60)
+    assert parking.put("a", parked(10)) == [] and parking.put("b", parked(20)) == []
+    assert [p.nbytes for p in parking.put("c", parked(30))] == [10]
+    assert [p.nbytes for p in parking.put("d", parked(90))] == [20, 30]
+    assert [p.nbytes for p in parking.put("e", parked(101))] == [90, 101] and len(parking) == 0
+    parking.put("f", parked(5))
+    assert parking.expire(now=65.5) != [] and parking.get("f") is None
 
 
 def test_joins_and_leaves_leave_nothing_behind(here):
