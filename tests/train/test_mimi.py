@@ -45,7 +45,7 @@ def test_a_run_learns_to_code_tones_and_names_their_pitch(tmp_path):
         semantic=dict(teacher="labels", classes=6),
         quantizer=dict(start=10),
         discriminator=dict(start=50, windows=[256], filters=4, seconds=0.3),
-        data=dict(valid_items=8),
+        data=dict(seconds=0.32, valid_items=8),
     )
     trainer = trainer_of(config)
     folder = trainer.run()
@@ -70,8 +70,9 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     """With everything that has a memory: averaged weights, adversary, clusters, balancer, codebooks."""
     config = config_of(
         tmp_path / "whole",
-        steps=12,
-        save_every=3,
+        steps=9,
+        save_every=2,
+        batch_size=2,
         ema=0.9,
         semantic=dict(teacher="clusters", classes=8),
         discriminator=dict(start=5, windows=[256], filters=4),
@@ -84,7 +85,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
     script = Path(__file__).with_name("tiny_codec.py")
     process = subprocess.Popen([sys.executable, str(script), str(path)], env=environment)
     log = tmp_path / "broken/log.csv"
-    victim = int(np.random.default_rng().integers(4, 11))
+    victim = int(np.random.default_rng().integers(3, 8))
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) <= victim):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
