@@ -17,10 +17,11 @@ import websockets
 
 from aizuchi.engine import DuplexEngine, Sampling
 from aizuchi.serve.limits import Limits
-from aizuchi.serve.scheduler import Scheduler, to_int16
+from aizuchi.serve.scheduler import Scheduler
 from aizuchi.serve.security import LOOPBACK, Doors, Keys
 from aizuchi.serve.server import Server, listen, make_server
 from aizuchi.serve.service import Service
+from aizuchi.serve.stepping import to_int16
 from aizuchi.serve.words import Babble
 
 FRAME = 1920

@@ -22,7 +22,7 @@ from aizuchi.engine import Sampling, reply
 from aizuchi.serve.caller import Caller
 from aizuchi.serve.limits import Limits
 from aizuchi.serve.parking import Parked, Parking
-from aizuchi.serve.scheduler import to_int16
+from aizuchi.serve.stepping import to_int16
 from tests.serve.house import FRAME, engine_alone, house, plain, speech, wait_for
 
 
@@ -100,12 +100,29 @@ def test_a_caller_that_stops_reading_is_let_go_and_nothing_grows(model):
         wait_for(lambda: not here.server.server_state.connections)
 
 
+def test_strange_beginnings_are_refused_or_forgotten(here, caplog):
+    async def dial():
+        async with websockets.connect(here.ws()):
+            pass  # goes away without a word
+        for first in (b"sound", "[]", '{"type": "end"}', '{"type": "start", "settings": {"top_k": -1}}'):
+            async with plain(here) as client:
+                await client.connection.send(first)
+                assert (await client.until("error"))["code"] == "protocol"
+
+    asyncio.run(dial())
+    wait_for(lambda: not here.server.server_state.tasks)
+    assert here.scheduler.live == 0 and not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
 def test_a_half_closed_connection_frees_its_row(here):
     with socket.create_connection(("127.0.0.1", here.port)) as connection:
         connection.sendall(
             b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += connection.recv(1000)
         text = json.dumps({"type": "start"}).encode()
         connection.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
         wait_for(lambda: here.scheduler.live == 1)

@@ -80,7 +80,7 @@ def test_the_openai_client_holds_a_conversation(here, model):
     import torch
 
     from aizuchi.engine import DuplexEngine
-    from aizuchi.serve.scheduler import to_int16
+    from aizuchi.serve.stepping import to_int16
 
     engine = DuplexEngine(model, 2)
     engine.join(0, Sampling(seed=21))

@@ -7,6 +7,7 @@ lists them.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from .session import MessageRate, ProtocolError, converse
 
 RATES = (8000, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _STATS_SECONDS = 1.0
+_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,14 @@ class PlainSession:
     async def run(self) -> None:
         """Wait for `start`, then hold the conversation."""
         try:
-            start = await self._await_start()
+            async with asyncio.timeout(_START_SECONDS):
+                start = await self._await_start()
+            if start is None:
+                return
             sampling = with_settings(self.service.sampling, {"seed": random_seed(), **start.settings})
-        except (ProtocolError, AizuchiError) as error:
+        except (ProtocolError, AizuchiError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                error = ProtocolError(f"no start came within {_START_SECONDS:g} s")
             await self._send({"type": "error", "code": "protocol", "message": str(error)})
             await self.websocket.close(1007, str(error)[:100])
             return
@@ -155,11 +162,14 @@ class PlainSession:
         self.caller = self.service.caller(sampling, "plain", start.resume)
         await converse(self.service, self.websocket, self.caller, self.hear, self.tell, resumable=True)
 
-    async def _await_start(self) -> Start:
+    async def _await_start(self) -> Start | None:
+        """The first message; None when the client went away before it."""
         rate = MessageRate(20)
         while True:
-            message = await self.websocket.receive_text()
-            command = parse(message)
+            message = await self.websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            command = parse(message.get("text") or "")
             if isinstance(command, Start):
                 return command
             if isinstance(command, Ping) and not rate.exceeded():
