@@ -95,7 +95,7 @@ def _mimi(args: argparse.Namespace) -> int:
     config = load_config(MimiTraining, args.config, args.set)
     if args.show:
         return _show(config)
-    from aizuchi.train.mimi import make_trainer
+    from aizuchi.train.mimi_start import make_trainer
 
     trainer = make_trainer(config)
     folder = trainer.run()

@@ -16,64 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aizuchi.audio import SAMPLE_RATE, write_audio
+from aizuchi.audio import SAMPLE_RATE
 from aizuchi.errors import AizuchiError
 
 from .balancer import Balancer
 from .checkpoints import save_model
-from .codebooks import CodebookTrainer, CodeCounter, Quantized
+from .codebooks import CodebookTrainer, CodeCounter
+from .codec_pass import CodecPass, make_optimizer
 from .discriminators import Discriminators, Judged, adversarial_loss, discriminator_loss, feature_loss
 from .mimi_config import MimiTraining
 from .order import keyed_generator
 from .run import TrainingRun, Values
+from .samples import write_pairs
 from .schedule import lr_scale
 from .spectral import SpectralLoss, si_sdr
 from .teachers import ClusterTeacher, FeatureHead, LabelHead
 from .waves import (
     VALIDATION,
-    FileWaves,
     WaveBatch,
     WaveSource,
     WaveSteps,
-    find_files,
     load_object,
-    phone_inventory,
 )
-
-
-class CodecPass(nn.Module):
-    """The codec and the head of its semantic codebook as one module, so that processes share one backward pass."""
-
-    def __init__(self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None):
-        super().__init__()
-        self.codec, self.head = codec, head
-        self.quantizer = quantizer
-
-    def forward(
-        self,
-        wave: Tensor,
-        levels: Tensor | None,
-        bypass: Tensor | None,
-        target: Tensor | None,
-        quantize: bool = True,
-    ) -> tuple[Tensor, Quantized | None, Tensor, Tensor]:
-        """Waveforms (B, 1, S) -> (output (B, 1, S), what was quantized, semantic loss, how well it is told).
-
-        Args:
-            levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
-        """
-        latents = decoded = self.codec.encode_latent(wave)
-        quantized = self.quantizer.quantize(latents, levels) if quantize else None
-        if quantized is not None:
-            decoded = quantized.latents
-            if bypass is not None:
-                decoded = torch.where(bypass[:, None, None], latents, decoded)
-        output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
-        loss = score = latents.new_zeros(())
-        if self.head is not None and target is not None:
-            told = self.quantizer.unquantized_semantic(latents) if quantized is None else quantized.semantic
-            loss, score = self.head(told, target)
-        return output, quantized, loss, score
 
 
 class MimiTrainer(TrainingRun):
@@ -395,20 +359,11 @@ class MimiTrainer(TrainingRun):
         """Write ``samples/step_N/``: validation rows, before and after the codec."""
         if not self.main:
             return
-        folder = self.folder / "samples" / f"step_{self.step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        steps, first = (self.valid or self.steps_data), VALIDATION
-        wave = steps.rows(range(first, first + self.config.samples), augment=False).wave.to(
-            self.accelerator.device
-        )
+        steps = self.valid or self.steps_data
+        wave = steps.rows(range(VALIDATION, VALIDATION + self.config.samples), augment=False).wave
         with self.exported() as codec:
-            made = codec(wave, return_dict=True).audio_values
-        for i, (before, after) in enumerate(zip(wave, made)):
-            write_audio(folder / f"{i}.wav", after[0].float().cpu().numpy())
-            if not (original := self.folder / "samples" / f"original_{i}.wav").exists():
-                write_audio(original, before[0].cpu().numpy())
-            if self.log is not None:
-                self.log.audio(self.step, f"sample {i}", after[0].float().cpu().numpy(), SAMPLE_RATE)
+            made = codec(wave.to(self.accelerator.device), return_dict=True).audio_values
+        write_pairs(self.folder / "samples", self.step, wave[:, 0], made[:, 0].float().cpu(), self.log)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
     def write_state(self, folder: Path) -> None:
@@ -457,65 +412,3 @@ class MimiTrainer(TrainingRun):
                 save_model(codec, target)
         self.accelerator.wait_for_everyone()
         return target
-
-
-def make_optimizer(model: CodecPass, config: MimiTraining) -> torch.optim.Optimizer:
-    """AdamW; the matrices of the transformers decay, nothing else does."""
-    decaying: list[Any] = []
-    others: list[Any] = []
-    for name, parameter in model.named_parameters():
-        (decaying if "transformer" in name and parameter.dim() > 1 else others).append(parameter)
-    groups = [
-        {"params": decaying, "weight_decay": config.optimizer.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.optimizer.learning_rate,
-        betas=tuple(config.optimizer.betas),
-    )
-
-
-def make_codec(config: MimiTraining) -> Any:
-    """The codec that a run starts from."""
-    from aizuchi.models.mimi import MimiConfig, MimiModel
-
-    torch.manual_seed(config.seed)
-    if config.checkpoint is not None:
-        from .start import pretrained
-
-        return pretrained(MimiModel, config.checkpoint, "checkpoint")
-    from .moshi_config import check_fields
-
-    fields = dict(config.model or {})
-    check_fields(MimiConfig, fields, {"rope_theta", "num_codebooks"})
-    # the defaults of these are the published model's numbers: let them follow the size that was given
-    for name, source in (("num_key_value_heads", "num_attention_heads"), ("upsample_groups", "hidden_size")):
-        if source in fields:
-            fields.setdefault(name, fields[source])
-    try:
-        return MimiModel(MimiConfig(**fields))
-    except (ValueError, TypeError) as error:
-        raise AizuchiError(f"model: {error}") from error
-
-
-def make_trainer(config: MimiTraining) -> MimiTrainer:
-    """A trainer for a run of the command line."""
-    data = config.data
-    if not data.train:
-        raise AizuchiError(
-            "data.train must be given: a folder or list of sound files, or python:module:function"
-        )
-    phones = None
-    if config.semantic.teacher == "labels" and not data.train.startswith("python:"):
-        phones = phone_inventory(find_files(data.train))
-        config.semantic.classes = len(phones) + 1
-    sources: list[Any] = []
-    for text in (data.train, data.valid):
-        if text and text.startswith("python:"):
-            sources.append(load_object(text.removeprefix("python:"), "data")(**data.options))
-        elif text:
-            sources.append(FileWaves(find_files(text), data.seconds, config.seed, data.cache_hours, phones))
-        else:
-            sources.append(None)
-    return MimiTrainer(config, make_codec(config), sources[0], sources[1])

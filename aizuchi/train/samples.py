@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aizuchi.audio import write_audio
+from aizuchi.audio import SAMPLE_RATE, write_audio
 from aizuchi.data.frames import frames_to_words
 
 from .rollout import roll_out
@@ -46,6 +47,18 @@ def write_samples(trainer: Any) -> None:
         if trainer.log is not None:
             wave = sides[1] if codes is None else sides[0]
             trainer.log.audio(trainer.step, f"sample {i}", wave, model.config.sampling_rate)
+
+
+def write_pairs(folder: Path, step: int, before: Tensor, after: Tensor, log: Any = None) -> None:
+    """Write what a codec made of waves (B, S): ``step_N/I.wav``, and once ``original_I.wav``."""
+    target = folder / f"step_{step:08d}"
+    target.mkdir(parents=True, exist_ok=True)
+    for i, (original, wave) in enumerate(zip(before.cpu().numpy(), after.cpu().numpy())):
+        write_audio(target / f"{i}.wav", wave)
+        if not (folder / f"original_{i}.wav").exists():
+            write_audio(folder / f"original_{i}.wav", original)
+        if log is not None:
+            log.audio(step, f"sample {i}", wave, SAMPLE_RATE)
 
 
 def _decode(model: Any, codes: Tensor) -> np.ndarray:

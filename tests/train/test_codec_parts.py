@@ -10,7 +10,7 @@ from aizuchi.models.mimi import MimiModel
 from aizuchi.train.balancer import Balancer
 from aizuchi.train.codebooks import CodebookTrainer, CodeCounter, kmeans
 from aizuchi.train.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
-from aizuchi.train.mimi import make_codec
+from aizuchi.train.mimi_start import make_codec
 from aizuchi.train.spectral import SpectralLoss, log_mel, mel_matrix, si_sdr
 from aizuchi.train.teachers import ClusterTeacher, FeatureHead, LabelHead
 from tests.train.tiny_codec import Tones, config_of

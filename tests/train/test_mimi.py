@@ -20,7 +20,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.mimi import MimiModel
 from aizuchi.train.config import to_dict
 from aizuchi.train.logs import read_log
-from aizuchi.train.mimi import make_trainer
+from aizuchi.train.mimi_start import make_trainer
 from aizuchi.train.waves import FileWaves, find_files
 from tests.train.tiny_codec import Tones, config_of, trainer_of
 

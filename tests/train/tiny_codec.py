@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from aizuchi.train.config import build, load_config
-from aizuchi.train.mimi import MimiTrainer, make_codec
+from aizuchi.train.mimi import MimiTrainer
 from aizuchi.train.mimi_config import MimiTraining
+from aizuchi.train.mimi_start import make_codec
 
 MODEL = dict(
     hidden_size=16,

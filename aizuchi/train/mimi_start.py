@@ -1,0 +1,57 @@
+"""From a configuration file to a trainer: what `aizuchi train mimi` does before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from aizuchi.errors import AizuchiError
+
+from .mimi import MimiTrainer
+from .mimi_config import MimiTraining
+from .moshi_config import check_fields
+from .waves import FileWaves, find_files, load_object, phone_inventory
+
+
+def make_codec(config: MimiTraining) -> Any:
+    """The codec that a run starts from."""
+    from aizuchi.models.mimi import MimiConfig, MimiModel
+
+    torch.manual_seed(config.seed)
+    if config.checkpoint is not None:
+        from .start import pretrained
+
+        return pretrained(MimiModel, config.checkpoint, "checkpoint")
+    fields = dict(config.model or {})
+    check_fields(MimiConfig, fields, {"rope_theta", "num_codebooks"})
+    # the defaults of these are the published model's numbers: let them follow the size that was given
+    for name, source in (("num_key_value_heads", "num_attention_heads"), ("upsample_groups", "hidden_size")):
+        if source in fields:
+            fields.setdefault(name, fields[source])
+    try:
+        return MimiModel(MimiConfig(**fields))
+    except (ValueError, TypeError) as error:
+        raise AizuchiError(f"model: {error}") from error
+
+
+def make_trainer(config: MimiTraining) -> MimiTrainer:
+    """A trainer for a run of the command line."""
+    data = config.data
+    if not data.train:
+        raise AizuchiError(
+            "data.train must be given: a folder or list of sound files, or python:module:function"
+        )
+    phones = None
+    if config.semantic.teacher == "labels" and not data.train.startswith("python:"):
+        phones = phone_inventory(find_files(data.train))
+        config.semantic.classes = len(phones) + 1
+    sources: list[Any] = []
+    for text in (data.train, data.valid):
+        if text and text.startswith("python:"):
+            sources.append(load_object(text.removeprefix("python:"), "data")(**data.options))
+        elif text:
+            sources.append(FileWaves(find_files(text), data.seconds, config.seed, data.cache_hours, phones))
+        else:
+            sources.append(None)
+    return MimiTrainer(config, make_codec(config), sources[0], sources[1])
