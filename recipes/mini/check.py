@@ -74,7 +74,8 @@ def check_mix(args: argparse.Namespace) -> int:
     def stop() -> bool:
         return bool(args.minutes) and time.monotonic() - began > 60 * args.minutes
 
-    for number in tqdm(range(args.count), unit="dialogue"):
+    bar = tqdm(range(args.count), unit="dialogue")
+    for number in bar:
         mixed = mixed_dialogue(number, args.seed, library, files)
         seconds += mixed.duration
         for side, begins, ends in edge_errors(mixed):
@@ -99,8 +100,11 @@ def check_mix(args: argparse.Namespace) -> int:
                 errors[key][1] += words
             if wrong:
                 bad.append((wrong, event.side, mixed.script.voice, event.text, heard))
+        rates = {k: f"{100 * w / max(n, 1):.1f} % of {n}" for k, (w, n) in sorted(errors.items())}
+        bar.set_postfix_str(f"WER {rates}")
         if stop():
             break
+    bar.close()
     print(f"{number + 1} dialogues, {seconds / 60:.1f} min")
     for key, (wrong, words) in sorted(errors.items()):
         print(f"WER {key}: {100 * wrong / max(words, 1):.1f} % of {words} words")
