@@ -29,7 +29,7 @@ class TokenState(State):
     """Everything that rows carry from frame to frame, but for the codec's part.
 
     ``columns``: (rows, streams, D) the last columns and the delayed codes of the next, at column modulo D.
-    ``offset``: (rows,) columns run so far. ``frames``: (rows,) keys of the random numbers.
+    ``offset``: (rows,) columns run so far, which also key the random numbers.
     """
 
     ring: RingCache

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from aizuchi.audio import read_audio
 from aizuchi.cli import main
 from tests.checkpoints.tiny import MOSHI, kyutai_folder
 
@@ -67,9 +68,7 @@ def test_the_reply_is_aligned_and_everything_asked_for_is_written(layouts, quest
     both, _ = soundfile.read(tmp_path / "both.wav")
     assert rate == 24000 and voice.shape == (48000,) and both.shape == (48000, 2)
     assert np.allclose(both[:, 0], voice, atol=1e-4)
-    assert (
-        np.corrcoef(both[::3, 1][:16000], soundfile.read(question)[0][: len(both[::3])][:16000])[0, 1] < 1.01
-    )
+    assert np.allclose(both[:, 1], read_audio(question)[0], atol=1e-4)
     words = json.loads(paths["json"].read_text())["words"]
     assert words, "a model at this temperature says something"
     assert all(0 <= word["start"] <= word["end"] <= 2.0 + 0.08 for word in words)
