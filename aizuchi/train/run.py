@@ -16,6 +16,7 @@ from aizuchi.errors import AizuchiError, require
 from .checkpoints import CheckpointFolder, random_state, read_state, restore_random_state
 from .config import output_folder, to_dict
 from .logs import RunLog, plot_curves
+from .memory import keep_freed_memory
 
 Values = dict[str, float]
 
@@ -42,6 +43,8 @@ class TrainingRun(ABC):
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
         )
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
         self.folder = output_folder(config.output)
         self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep)
         self.step = 0
