@@ -20,12 +20,13 @@ A usual order of work:
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from aizuchi.cli.actions import Action, add_actions, run_action
 
 FOUND_PROBLEMS = 1  # exit status of a check that ran and found something
 
@@ -33,28 +34,19 @@ Parser = argparse.ArgumentParser
 
 
 def add_arguments(parser: Parser) -> None:
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
-    for name, summary, add, action in (
-        ("check", "list everything that is wrong, with file and line", _add_check, _check),
-        ("stats", "durations, speech and overlap, words, padding", _add_stats, _stats),
-        ("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
-        ("align", "hear words and their times in plain sound, by Whisper", _add_align, _align),
-        ("tokenize", "turn sound and words into token shards", _add_tokenize, _tokenize),
-    ):
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=inspect.getdoc(add),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add(sub)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(action_function=action)
+    add_actions(
+        parser,
+        [
+            Action("check", "list everything that is wrong, with file and line", _add_check, _check),
+            Action("stats", "durations, speech and overlap, words, padding", _add_stats, _stats),
+            Action("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
+            Action("align", "hear words and their times in plain sound, by Whisper", _add_align, _align),
+            Action("tokenize", "turn sound and words into token shards", _add_tokenize, _tokenize),
+        ],
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    action: Callable[[argparse.Namespace], int] = args.action_function
-    return action(args)
+run = run_action
 
 
 def _add_check(parser: Parser) -> None:

@@ -24,34 +24,25 @@ On several processes or GPUs, start it with torchrun or accelerate:
 from __future__ import annotations
 
 import argparse
-import inspect
-from collections.abc import Callable
+
+from aizuchi.cli.actions import Action, add_actions, run_action
 
 Parser = argparse.ArgumentParser
 
 
 def add_arguments(parser: Parser) -> None:
-    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
-    for name, summary, add, action in (
-        ("moshi", "train Moshi on token shards", _add_moshi, _moshi),
-        ("mimi", "train the Mimi codec on sound files", _add_mimi, _mimi),
-        ("plot", "draw a run's curves", _add_plot, _plot),
-        ("merge", "merge LoRA adapters into their base model", _add_merge, _merge),
-    ):
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=inspect.getdoc(add),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add(sub)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(action_function=action)
+    add_actions(
+        parser,
+        [
+            Action("moshi", "train Moshi on token shards", _add_moshi, _moshi),
+            Action("mimi", "train the Mimi codec on sound files", _add_mimi, _mimi),
+            Action("plot", "draw a run's curves", _add_plot, _plot),
+            Action("merge", "merge LoRA adapters into their base model", _add_merge, _merge),
+        ],
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    action: Callable[[argparse.Namespace], int] = args.action_function
-    return action(args)
+run = run_action
 
 
 def _add_moshi(parser: Parser) -> None:
