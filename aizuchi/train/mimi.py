@@ -21,7 +21,8 @@ from aizuchi.errors import AizuchiError
 
 from .balancer import Balancer
 from .checkpoints import save_model
-from .codebooks import CodebookTrainer, CodeCounter
+from .codebooks import CodebookTrainer
+from .codec_measures import measure_codec
 from .codec_pass import CodecPass, make_optimizer
 from .discriminators import Discriminators, Judged, adversarial_loss, discriminator_loss, feature_loss
 from .mimi_config import MimiTraining
@@ -29,15 +30,9 @@ from .order import keyed_generator
 from .run import TrainingRun, Values
 from .samples import write_pairs
 from .schedule import lr_scale
-from .spectral import SpectralLoss, si_sdr
+from .spectral import SpectralLoss
 from .teachers import ClusterTeacher, FeatureHead, LabelHead
-from .waves import (
-    VALIDATION,
-    WaveBatch,
-    WaveSource,
-    WaveSteps,
-    load_object,
-)
+from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps, load_object
 
 
 class MimiTrainer(TrainingRun):
@@ -325,34 +320,12 @@ class MimiTrainer(TrainingRun):
         config = self.config
         if self.valid is None:
             raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
-        totals = {"spectral": 0.0, "spectral_unquantized": 0.0, "si_sdr": 0.0, "semantic_score": 0.0}
-        rows = 0
+        rows, size = config.data.valid_items, config.batch_size
+        positions = (range(VALIDATION + i, VALIDATION + min(i + size, rows)) for i in range(0, rows, size))
+        batches = (self._to_device(self.valid.rows(p, augment=False)) for p in positions)
+        head = self.accelerator.unwrap_model(self.model).head
         with self.exported() as codec:
-            sizes = codec.config
-            counter = CodeCounter(sizes.num_quantizers, sizes.codebook_size)
-            head = self.accelerator.unwrap_model(self.model).head
-            for first in range(0, config.data.valid_items, config.batch_size):
-                stop = min(first + config.batch_size, config.data.valid_items)
-                positions = range(VALIDATION + first, VALIDATION + stop)
-                batch = self._to_device(self.valid.rows(positions, augment=False))
-                wave, n = batch.wave, len(batch.wave)
-                latents = codec.encode_latent(wave)
-                codes = codec.quantizer.encode(latents)
-                counter.add(codes)
-                made = codec.decode_latent(codec.quantizer.decode(codes))[..., : wave.shape[-1]]
-                plain = codec.decode_latent(latents)[..., : wave.shape[-1]]
-                totals["spectral"] += float(self.spectral(made, wave)) * n
-                totals["spectral_unquantized"] += float(self.spectral(plain, wave)) * n
-                totals["si_sdr"] += float(si_sdr(made[:, 0], wave[:, 0]).sum())
-                target = self.target(batch)
-                if head is not None and target is not None:
-                    semantic = codec.quantizer.decode(codes[:, : sizes.num_semantic_quantizers])
-                    totals["semantic_score"] += float(head(semantic, target)[1]) * n
-                rows += n
-        values = {name: total / rows for name, total in totals.items()}
-        if not self.target_kind:
-            del values["semantic_score"]
-        return values | counter.result(sizes.frame_rate)
+            return measure_codec(codec, batches, self.spectral, self.target, head)
 
     @torch.no_grad()
     def write_samples(self) -> None:
