@@ -207,6 +207,8 @@ class WaveSteps(torch.utils.data.Dataset):
             wave = np.asarray(wave, np.float32)
             if wave.shape != (self.samples,):
                 raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
+            if not np.isfinite(wave).all():
+                raise AizuchiError(f"a wave source gave samples that are not finite, at position {position}")
             if augment:
                 wave = (wave * 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)).astype(
                     np.float32

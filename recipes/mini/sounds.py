@@ -114,7 +114,7 @@ def hum(rng: np.random.Generator) -> np.ndarray:
     t = np.arange(len(wave)) / RATE
     for harmonic in range(1, 6):
         wave = wave + rng.random() / harmonic * np.sin(2 * np.pi * 50 * harmonic * t + rng.uniform(0, 6.28))
-    return _unit(wave * np.sin(np.pi * t / t[-1]) ** 0.5)
+    return _unit(wave * np.sin(np.pi * t / t[-1]).clip(min=0) ** 0.5)
 
 
 SOUNDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {

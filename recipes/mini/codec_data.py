@@ -1,0 +1,149 @@
+"""What the codec learns from: the assistant's lines, users' clips, recorded requests, and the sounds of rooms.
+
+For `aizuchi train mimi`: ``data.train: python:recipes.mini.codec_data:waves``, ``data.valid:
+python:recipes.mini.codec_data:validation_waves``. Rows are made as they are asked for; what is at a position follows
+from the position alone. Labels are phones, silence where nobody speaks, and -1 where an engine does not tell.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from recipes.mini.clips import Clip, ClipLibrary
+from recipes.mini.dialogues import fresh_script
+from recipes.mini.labels import frame_labels
+from recipes.mini.mix import USER_LEVEL, level, speak_assistant
+from recipes.mini.sounds import SOUNDS, make_sound
+from recipes.mini.sources import read_recording, recordings
+from recipes.mini.timing import RATE, Span, Spoken, resample, shift
+from recipes.mini.voices import ASSISTANT, check_user, draw_factor
+
+FRAME = 1920
+SHARES = {"assistant": 50, "users": 34, "recorded": 8, "room": 8}
+NOISY = 0.3  # share of the rows of others than the assistant that carry noise
+UNKNOWN = -1
+
+
+def waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400) -> Waves:
+    """The source of training rows.
+
+    Args:
+        clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
+        lines: different lines of the assistant.
+    """
+    files = recordings(Path(commands)) if commands else []
+    return Waves(ClipLibrary(Path(clips)), files, lines, validation=False)
+
+
+def validation_waves(
+    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400
+) -> Waves:
+    """The same of clips and recordings that `waves` leaves out (one in fifty), and of other dialogues' lines."""
+    files = recordings(Path(commands)) if commands else []
+    return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True)
+
+
+def _kept_apart(name: str) -> bool:
+    return random.Random(f"validation/{name}").random() < 0.02
+
+
+class Waves:
+    """See `waves`."""
+
+    def __init__(self, library: ClipLibrary, files: list[Path], lines: int, validation: bool) -> None:
+        self.lines = _lines(lines, "valid" if validation else "train")
+        self.files = [f for f in files if _kept_apart(f.name) is validation]
+        self.clips: dict[str, list[Clip]] = {}
+        for voice in library.voices:
+            clips = [c for kinds in library.by_voice[voice].values() for c in kinds]
+            kept = [c for c in clips if _kept_apart(c.name) is validation]
+            if kept:
+                self.clips[voice] = kept
+        self.voices = sorted(self.clips)
+        # neural voices count for more than their number: the old engines' sound is soon learnt
+        self.weights = [
+            len(self.clips[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1) for v in self.voices
+        ]
+        self.shares = {k: v for k, v in SHARES.items() if k != "recorded" or self.files}
+
+    def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
+        """A row of (samples,) float32 and its labels (samples / 1920,) int64."""
+        rng = random.Random(int(generator.integers(1 << 62)))
+        kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
+        wave = np.zeros(samples, np.float32)
+        labels = np.zeros(samples // FRAME, np.int64)
+        phones: list[Span] = []
+        at = 0.0  # seconds
+        speaker = self._speaker(kind, rng)
+        first = True
+        while at * RATE < samples:
+            clip, known = speaker()
+            skip = rng.uniform(0, clip.duration * 0.8) if first and rng.random() < 0.75 else 0.0
+            begin = round(at * RATE)
+            part = clip.audio[round(skip * RATE) :][: samples - begin]
+            wave[begin : begin + len(part)] += part
+            phones += shift(clip.phones, at - skip)
+            if not known:
+                labels[begin // FRAME : -(-(begin + len(part)) // FRAME)] = UNKNOWN
+            at += len(part) / RATE + rng.uniform(0.05, 0.5)
+            first = False
+        told = frame_labels([p for p in phones if p[2] > 0], len(labels))
+        labels = np.where(labels == UNKNOWN, UNKNOWN, told)
+        if kind != "assistant" and rng.random() < NOISY:
+            wave = _with_noise(wave, rng.uniform(5, 30), rng)
+        return np.clip(wave, -1, 1).astype(np.float32), labels
+
+    def _speaker(self, kind: str, rng: random.Random):
+        """Something that gives the next clip of a row, and whether its phones are known."""
+        if kind == "assistant":
+            return lambda: (speak_assistant(rng.choice(self.lines)), True)
+        if kind == "recorded":
+            return lambda: (level(read_recording(str(rng.choice(self.files))), USER_LEVEL), False)
+        if kind == "room":
+            return lambda: (_room(rng), True)
+        voice = rng.choices(self.voices, self.weights)[0]
+        factor = draw_factor(rng, voice)
+        if voice != ASSISTANT:
+            check_user(voice, factor)
+
+        def clip() -> tuple[Spoken, bool]:
+            chosen = rng.choice(self.clips[voice])
+            return level(resample(chosen.read(), factor), USER_LEVEL), bool(chosen.phones)
+
+        return clip
+
+
+@lru_cache(maxsize=4)
+def _lines(count: int, seed: str) -> list[str]:
+    """So many different lines that the assistant says in dialogues."""
+    found: dict[str, None] = {}
+    number = 0
+    while len(found) < count and number < 50 * count:
+        script = fresh_script(f"codec/{seed}/{number}")
+        found |= {e.text: None for e in script.events if e.side == "model"}
+        number += 1
+    return list(found)[:count]
+
+
+def _room(rng: random.Random) -> Spoken:
+    """A sound, or a second of nothing."""
+    if rng.random() < 0.4:
+        return Spoken(np.zeros(RATE, np.float32), ())
+    generator = np.random.default_rng(rng.getrandbits(63))
+    sound = make_sound(rng.choice(sorted(SOUNDS)), generator)
+    return Spoken((sound * rng.uniform(0.05, 0.5)).astype(np.float32), ())
+
+
+def _with_noise(wave: np.ndarray, snr: float, rng: random.Random) -> np.ndarray:
+    """Coloured noise under a row, `snr` dB below a talker at the usual level."""
+    generator = np.random.default_rng(rng.getrandbits(63))
+    spectrum = np.fft.rfft(generator.standard_normal(len(wave)))
+    slope = rng.uniform(0, 1.0)  # white to pink in amplitude
+    spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** (slope / 2)
+    noise = np.fft.irfft(spectrum, len(wave))
+    noise *= 10 ** ((USER_LEVEL - snr) / 20) / np.sqrt(np.mean(noise**2))
+    return wave + noise.astype(np.float32)

@@ -1,0 +1,53 @@
+"""What the mini recipe's codec learns from."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("hibari_tts")
+
+from recipes.mini.clips import Shard, make_shard  # noqa: E402
+from recipes.mini.codec_data import Waves, validation_waves, waves  # noqa: E402
+from recipes.mini.labels import CLASSES  # noqa: E402
+from recipes.mini.voices import ASSISTANT  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    make_shard(Shard(ASSISTANT, 0), folder, seed=3, size=40)
+    return folder
+
+
+def draw(source: Waves, position: int, samples: int = 12 * 1920):
+    return source.draw(position, samples, np.random.default_rng(position))
+
+
+def test_rows_follow_from_their_position(clips):
+    first, second = waves(str(clips), lines=6), waves(str(clips), lines=6)
+    draw(first, 3)
+    for position in (0, 7):
+        (wave, labels), (again, labels_again) = draw(first, position), draw(second, position)
+        assert np.array_equal(wave, again) and np.array_equal(labels, labels_again)
+        assert wave.shape == (23040,) and wave.dtype == np.float32 and np.isfinite(wave).all()
+        assert labels.shape == (12,) and labels.min() >= -1 and labels.max() < CLASSES
+    assert not np.array_equal(draw(first, 0)[0], draw(first, 7)[0])
+
+
+def test_labels_tell_speech_from_silence(clips):
+    source = waves(str(clips), lines=6)
+    source.shares = {"assistant": 1}
+    rms = {True: [], False: []}
+    for position in range(12):
+        wave, labels = draw(source, position)
+        for frame, label in zip(wave.reshape(12, 1920), labels):
+            rms[bool(label)].append(float(np.sqrt((frame**2).mean())))
+    assert np.median(rms[True]) > 10 * np.median(rms[False])
+
+
+def test_validation_has_clips_of_its_own(clips):
+    def names(source):
+        return {clip.name for found in source.clips.values() for clip in found}
+
+    train, valid = waves(str(clips), lines=6), validation_waves(str(clips), lines=60)
+    assert not names(train) & names(valid)
+    assert len(names(train) | names(valid)) == 40
