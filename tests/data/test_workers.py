@@ -78,6 +78,8 @@ def test_no_worker_outlives_its_parent(tmp_path, how):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
+        # a suite that a shell runs in the background ignores SIGINT, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while len(workers := [int(p.name) for p in pids.iterdir()]) < 2:
         assert child.poll() is None
