@@ -22,6 +22,7 @@ from .sampling import RowSettings, Sampling, choose, shape_text
 
 FREE = -2  # in a forced column: the model writes this token
 ZERO = -1  # the token that embeds as zero
+OFFERED = -16  # in a forced column's text, OFFERED - id: the model says this id as soon as it says anything
 
 
 @dataclass
@@ -172,7 +173,7 @@ class TokenLoop:
             user_codes: (rows, num_user_codebooks, 1), the codes of the user's newest frame.
             active: (rows,) bool; the others keep their state.
             forced: (rows, 1 + num_model_codebooks) tokens of the column that is written now, FREE where the
-                model chooses.
+                model chooses; text ``OFFERED - id`` lets it choose between padding and that id.
         """
         active = self.everyone if active is None else active
         heard = self.streams_heard
@@ -226,6 +227,8 @@ class TokenLoop:
 
         def text(logits: Tensor) -> Tensor:
             shaped = shape_text(logits, settings, config.text_padding_token_id, self.quiet)
+            if forced is not None:
+                shaped = offer(shaped, OFFERED - forced[:, 0], self.quiet)
             token = choose(
                 shaped,
                 settings.text_temperature,
@@ -236,7 +239,10 @@ class TokenLoop:
                 0,
                 self.text_candidates,
             )
-            return token if forced is None else torch.where(forced[:, 0] == FREE, token, forced[:, 0])
+            if forced is None:
+                return token
+            free = (forced[:, 0] == FREE) | (forced[:, 0] <= OFFERED)
+            return torch.where(free, token, forced[:, 0])
 
         def audio(logits: Tensor, codebook: int) -> Tensor:
             token = choose(
@@ -283,3 +289,15 @@ class TokenLoop:
         tokens = torch.where(valid[:, None], tokens, FREE)
         codes = tokens[:, 1:] if self.model.depth_decoder is not None else None
         return TokenOutput(tokens[:, 0], codes, valid, result.logits, result.hidden, result.text)
+
+
+def offer(logits: Tensor, ids: Tensor, quiet: tuple[int, ...]) -> Tensor:
+    """Text logits (rows, V) that leave rows with an id (rows,) >= 0 two things: padding (``quiet``), as likely as it
+    was, or that id, as likely as all words were together."""
+    words = logits.clone()
+    words[:, list(quiet)] = float("-inf")
+    any_word = words.logsumexp(-1, keepdim=True)
+    offered = torch.full_like(logits, float("-inf"))
+    offered[:, list(quiet)] = logits[:, list(quiet)]
+    offered.scatter_(1, ids.clamp(min=0)[:, None], any_word)
+    return torch.where(ids[:, None] >= 0, offered, logits)

@@ -1,0 +1,161 @@
+"""Speech recognition: sound in, timed words out as soon as they are complete, from a model whose text lags behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import AizuchiError
+from ..transcript import Word
+from .duplex import DuplexEngine
+from .sampling import Sampling
+
+
+class Decoder(Protocol):
+    """What recognition needs of a tokenizer; `aizuchi.data.tokenizer.TextTokenizer` makes one of any."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of one word's ids."""
+        ...
+
+    def starts_word(self, token: int) -> bool:
+        """Whether an id begins a word."""
+        ...
+
+
+class WordReader:
+    """Reads words from a text stream, one token a frame; the rules are those of `aizuchi.data.frames`.
+
+    A word begins behind padding, and at ids that begin a word. It is complete with the token behind it; its end is
+    taken as that of its last token's frame.
+    """
+
+    def __init__(self, tokenizer: Decoder, quiet: tuple[int, ...], frame_rate: float = 12.5):
+        self._tokenizer, self._quiet, self._rate = tokenizer, quiet, frame_rate
+        self._ids: list[int] = []
+        self._first = self._frame = 0
+
+    def feed(self, token: int) -> Word | None:
+        """The next frame's id; returns the word that it completes."""
+        silent = token < 0 or token in self._quiet
+        done = None
+        if self._ids and (silent or self._tokenizer.starts_word(token)):
+            done = self.finish()
+        if not silent:
+            if not self._ids:
+                self._first = self._frame
+            self._ids.append(token)
+        self._frame += 1
+        return done
+
+    def finish(self) -> Word | None:
+        """The word that is under way, complete or not."""
+        ids, self._ids = self._ids, []
+        text = self._tokenizer.decode(ids) if ids else ""
+        if not text.strip():
+            return None
+        end = (self._first + len(ids)) / self._rate
+        return Word(text, round(self._first / self._rate, 6), round(end, 6))
+
+
+class Transcriber:
+    """Writes down one speaker, as the sound comes.
+
+    Args:
+        model: a recognition model (`aizuchi train moshi` with ``task: stt``), in eval mode.
+        tokenizer: of the model.
+        sampling: greedy by default.
+    Raises:
+        ValueError: the model has a voice of its own, or hears nothing.
+    """
+
+    def __init__(self, model: Any, tokenizer: Decoder, sampling: Sampling | None = None):
+        config = model.config
+        if model.depth_decoder is not None or not config.num_user_codebooks:
+            kind = "holds conversations" if config.num_user_codebooks else "speaks"
+            raise ValueError(
+                f"this model {kind}; to write down speech it takes one that was trained for that (task: stt)"
+            )
+        self.engine = DuplexEngine(model, rows=1, sampling=sampling or Sampling.greedy())
+        self.rate = config.sampling_rate
+        quiet = (config.text_padding_token_id, config.text_end_padding_token_id)
+        self._reader = WordReader(tokenizer, quiet, config.audio_encoder_config.frame_rate)
+        self._waiting = torch.zeros(self.engine.channels, 0)  # less than a frame
+        self._finished = False
+        self.engine.join(0)
+
+    @property
+    def delay(self) -> float:
+        """Seconds of sound behind a moment that have to be heard before its text is written."""
+        return (self.engine.lag + 1) * self.engine.frame_size / self.rate
+
+    @torch.no_grad()
+    def feed(self, wave: Tensor) -> list[Word]:
+        """Hear more, (channels, samples) of any length; returns the words that are complete now.
+
+        Raises:
+            ValueError: a wrong shape, samples that are not finite, or the transcript has ended.
+        """
+        if self._finished:
+            raise ValueError("the transcript has ended: make another `Transcriber`.")
+        if wave.dim() != 2 or wave.shape[0] != self.engine.channels:
+            raise ValueError(f"`wave` must be ({self.engine.channels}, samples), got {tuple(wave.shape)}.")
+        if not bool(torch.isfinite(wave).all()):
+            raise ValueError("`wave` holds NaN or infinite samples.")
+        size = self.engine.frame_size
+        wave = torch.cat([self._waiting, wave.float().cpu()], dim=1)
+        whole = wave.shape[1] // size * size
+        self._waiting = wave[:, whole:]
+        words = []
+        for frame in wave[:, :whole].split(size, dim=1) if whole else ():
+            words += self._step(waveform=frame[None].to(self.engine.model.device))
+        return words
+
+    @torch.no_grad()
+    def finish(self) -> list[Word]:
+        """The sound has ended; returns the remaining words."""
+        if self._finished:
+            return []
+        short = -self._waiting.shape[1] % self.engine.frame_size
+        words = self.feed(torch.zeros(self._waiting.shape[0], short)) if short else []
+        self._finished = True
+        # Behind the end, training dialogues have blank codes and no silence.
+        heard = self.engine.loop.streams_heard
+        blank = torch.full((1, heard, 1), -1, device=self.engine.model.device)
+        for _ in range(self.engine.lag):
+            words += self._step(user_codes=blank)
+        last = self._reader.finish()
+        return words if last is None else [*words, last]
+
+    def _step(self, **heard: Tensor) -> list[Word]:
+        out = self.engine.step(**heard, decode=False)
+        if bool(out.failed[0]):
+            raise AizuchiError(
+                "the model's numbers are not finite: its weights are damaged, or its dtype is too narrow"
+            )
+        word = self._reader.feed(int(out.text[0])) if bool(out.valid[0]) else None
+        return [] if word is None else [word]
+
+
+def transcribe_frames(
+    model: Any, tokenizer: Decoder, waves: Iterable[Tensor], sampling: Sampling | None = None
+) -> Iterator[Word]:
+    """The words of sound that comes in pieces (channels, samples), each as soon as it is complete."""
+    transcriber = Transcriber(model, tokenizer, sampling)
+    for wave in waves:
+        yield from transcriber.feed(wave)
+    yield from transcriber.finish()
+
+
+def transcribe(model: Any, tokenizer: Decoder, wave: Tensor, sampling: Sampling | None = None) -> list[Word]:
+    """The words of a whole recording, (channels, samples) at the model's rate.
+
+    Raises:
+        ValueError: a wrong shape, nothing in it, or samples that are not finite.
+    """
+    if wave.dim() == 2 and not wave.shape[1]:
+        raise ValueError("`wave` is empty.")
+    return list(transcribe_frames(model, tokenizer, [wave], sampling))
