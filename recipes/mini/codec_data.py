@@ -39,9 +39,7 @@ def waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: in
     return Waves(ClipLibrary(Path(clips)), files, lines, validation=False)
 
 
-def validation_waves(
-    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400
-) -> Waves:
+def validation_waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400) -> Waves:
     """The same of clips and recordings that `waves` leaves out (one in fifty), and of other dialogues' lines."""
     files = recordings(Path(commands)) if commands else []
     return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True)
@@ -65,9 +63,7 @@ class Waves:
                 self.clips[voice] = kept
         self.voices = sorted(self.clips)
         # neural voices count for more than their number: the old engines' sound is soon learnt
-        self.weights = [
-            len(self.clips[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1) for v in self.voices
-        ]
+        self.weights = [len(self.clips[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1) for v in self.voices]
         self.shares = {k: v for k, v in SHARES.items() if k != "recorded" or self.files}
 
     def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:

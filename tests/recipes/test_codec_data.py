@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("hibari_tts")
 
-from recipes.mini.clips import Shard, make_shard  # noqa: E402
-from recipes.mini.codec_data import Waves, validation_waves, waves  # noqa: E402
-from recipes.mini.labels import CLASSES  # noqa: E402
-from recipes.mini.voices import ASSISTANT  # noqa: E402
+from recipes.mini.clips import Shard, make_shard
+from recipes.mini.codec_data import Waves, validation_waves, waves
+from recipes.mini.labels import CLASSES
+from recipes.mini.voices import ASSISTANT
 
 
 @pytest.fixture(scope="module")
