@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -78,6 +79,30 @@ def read_audio_with_rate(
         rate = rate or source.samplerate
         pieces = _decode(source, name, rate, mono, max_seconds)
     return pieces, rate
+
+
+def stream_pcm(file: BinaryIO, source_rate: int, rate: int = SAMPLE_RATE) -> Iterator[FloatArray]:
+    """Raw 16-bit little-endian mono samples of a pipe, as they come.
+
+    Args:
+        file: an open pipe.
+        source_rate: of the samples that come. rate: of those that are given.
+
+    Returns:
+        float32 (1, samples) pieces of any length, full scale at 1.0.
+    """
+    _check_rate(source_rate, "the rate of the raw samples")
+    stream = soxr.ResampleStream(source_rate, rate, 1, dtype="float32") if source_rate != rate else None
+    read = file.read1 if hasattr(file, "read1") else file.read  # what is there, where that can be asked for
+    odd = b""  # half a sample
+    while chunk := read(_BLOCK):
+        chunk = odd + chunk
+        whole = len(chunk) // 2 * 2
+        odd = chunk[whole:]
+        samples = np.frombuffer(chunk[:whole], "<i2").astype(np.float32) / np.float32(32768)
+        yield (stream.resample_chunk(samples) if stream is not None else samples)[None]
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)[None]
 
 
 def write_audio(path: str | os.PathLike[str], samples: npt.ArrayLike, rate: int = SAMPLE_RATE) -> None:

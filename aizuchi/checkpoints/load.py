@@ -6,6 +6,7 @@ final dtype and place: memory peaks at the model's size plus the largest group.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EncodecFeatureExtractor, GenerationConfig, PreTrainedTokenizerFast
 
+from ..models.loading import without_progress_bar
 from ..models.mimi import MimiConfig, MimiModel
 from ..models.moshi.conditional import MoshiForConditionalGeneration
 from ..models.moshi.configuration import MoshiConfig
@@ -101,7 +103,9 @@ def load(
     kwargs: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if checkpoint.layout == "kyutai":
         kwargs |= {key: value for key, value in options.items() if value is not None} | {"device_map": device}
-    model = MoshiForConditionalGeneration.from_pretrained(source, **kwargs).to(device)
+    small = sum(path.stat().st_size for path in checkpoint.weights) < _BAR_FROM
+    with without_progress_bar() if small else contextlib.nullcontext():
+        model = MoshiForConditionalGeneration.from_pretrained(source, **kwargs).to(device)
     tokenizer = None if checkpoint.tokenizer is None else load_tokenizer(checkpoint.tokenizer)
     extractor = feature_extractor(model.config.audio_encoder_config)
     return Loaded(model.eval(), tokenizer, extractor, describe(checkpoint), checkpoint)

@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reply": ("aizuchi.cli.reply", "hold a conversation with a recording"),
     "serve": ("aizuchi.cli.serve", "serve conversations in the browser and to programs"),
     "talk": ("aizuchi.cli.talk", "talk with a model from the terminal"),
+    "transcribe": ("aizuchi.cli.transcribe", "write down speech as it comes, with the time of each word"),
+    "speak": ("aizuchi.cli.speak", "speak a text, and tell when each word is said"),
     "data": ("aizuchi.cli.data", "check, measure, draw, align and tokenize training data"),
     "train": ("aizuchi.cli.train", "train Moshi, adapters, or the codec"),
     "eval": ("aizuchi.cli.eval", "measure turn-taking, speech, codec and latency, and show it as a page"),

@@ -11,10 +11,23 @@ any sample rate. Without --model, the model that comes with the package is used.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any
 
+from aizuchi.cli.options import (
+    STDOUT,
+    add_channel,
+    add_model,
+    add_sampling,
+    add_transcript,
+    check_folders,
+    dtype_of,
+    pick_channel,
+    sampling_of,
+    say_written,
+    use_threads,
+    write_transcript,
+)
 from aizuchi.errors import AizuchiError
 
 RANDOM = "random"
@@ -26,26 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stereo", metavar="FILE", help="both voices in one file: left the model, right the user"
     )
-    words = parser.add_argument_group("transcript of the model")
-    words.add_argument("--json", metavar="FILE", help="words with their times; - for standard output")
-    words.add_argument("--srt", metavar="FILE", help="subtitles; - for standard output")
-    words.add_argument("--text", metavar="FILE", help="plain text; it is also printed unless --quiet")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "-m", "--model", help="folder or hub name, in transformers' layout or Kyutai's; 'random' babbles"
-    )
-    model.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
-    )
-    model.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    model.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    add_transcript(parser, "transcript of the model", "plain text; it is also printed unless --quiet")
+    add_model(parser, "folder or hub name, in transformers' layout or Kyutai's; 'random' babbles")
     heard = parser.add_argument_group("input")
-    heard.add_argument(
-        "--channel",
-        choices=["mix", "left", "right"],
-        default="mix",
-        help="which channel is the user (default: mix)",
-    )
+    add_channel(heard, "the user")
     heard.add_argument(
         "--tail",
         type=float,
@@ -53,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="silence after the input, to hear the end of the answer",
     )
-    choice = parser.add_argument_group("sampling")
-    choice.add_argument("--seed", type=int, default=0, help="the same seed gives the same reply (default: 0)")
-    choice.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    choice.add_argument("--temperature", type=float, help="of the voice (default: 0.8)")
-    choice.add_argument("--top-k", type=int, help="of the voice (default: 250)")
-    choice.add_argument("--text-temperature", type=float, help="of the text (default: 0.7)")
-    choice.add_argument("--text-top-k", type=int, help="of the text (default: 25)")
+    add_sampling(parser)
     parser.add_argument(
         "--lmgen-compatible", action="store_true", help="drop the first frame, as the original's LMGen does"
     )
@@ -67,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for path in (args.output, args.stereo, args.json, args.srt, args.text):
-        _check_folder(path)
+    check_folders(args.output, args.stereo, args.json, args.srt, args.text)
     if not 0 <= args.tail <= 3600:
         raise AizuchiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
     import torch
@@ -76,21 +66,18 @@ def run(args: argparse.Namespace) -> int:
     from aizuchi.audio import read_audio
     from aizuchi.engine import reply
 
-    if args.threads is not None:
-        if args.threads < 1:
-            raise AizuchiError(f"--threads must be at least 1, not {args.threads}")
-        torch.set_num_threads(args.threads)
-    sampling = _sampling(args)
+    use_threads(args.threads)
+    sampling = sampling_of(args)
     samples = read_audio(
         args.input, rate=None, mono=args.channel == "mix"
     )  # a bad file is told before the model loads
-    _pick(samples, args.channel, args.input)
+    pick_channel(samples, args.channel, args.input)
     model, tokenizer, note = _model(args)
     if note and not args.quiet:
         print(note, file=sys.stderr)
     rate = model.config.sampling_rate
     samples = read_audio(args.input, rate=rate, mono=args.channel == "mix")
-    user = torch.from_numpy(_pick(samples, args.channel, args.input))
+    user = torch.from_numpy(pick_channel(samples, args.channel, args.input))
     if args.tail:
         user = torch.nn.functional.pad(user, (0, round(args.tail * rate)))
     frame_rate = model.config.audio_encoder_config.frame_rate
@@ -119,33 +106,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_folder(path: str | None) -> None:
-    """Before a long computation: can the result be written?"""
-    if path in (None, "-"):
-        return
-    folder = os.path.dirname(os.path.abspath(path))  # type: ignore[arg-type]
-    if not os.path.isdir(folder):
-        raise AizuchiError(f"can't write {path}: there is no folder {folder}")
-
-
-def _sampling(args: argparse.Namespace) -> Any:
-    from aizuchi.engine import Sampling
-
-    if args.greedy:
-        return Sampling.greedy(seed=args.seed)
-    names = ("temperature", "top_k", "text_temperature", "text_top_k")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Sampling(seed=args.seed, **given)
-
-
 def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
     """The model, its tokenizer (or None), and what to tell the user about it."""
-    import torch
-
     from aizuchi.checkpoints.load import default_model, load
     from aizuchi.checkpoints.tensors import CheckpointError
 
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    dtype = dtype_of(args)
     name = args.model
     if name is None:
         try:
@@ -157,20 +123,8 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
 
         model = random_model("mini", dtype=dtype).to(args.device)
         return model, None, "This model has random weights: it babbles. Name a trained one with --model."
-    if dtype is None and str(args.device).startswith("cpu"):
-        dtype = torch.float32
     loaded = load(name, dtype=dtype, device=args.device)
     return loaded.model, loaded.tokenizer, loaded.description
-
-
-def _pick(samples: Any, channel: str, name: str) -> Any:
-    """(channels, samples) -> (1, samples)."""
-    if channel == "mix":
-        return samples
-    index = 0 if channel == "left" else 1
-    if index >= samples.shape[0]:
-        raise AizuchiError(f"{name} has {samples.shape[0]} channel: --channel {channel} is not there")
-    return samples[index : index + 1].copy()
 
 
 def _words(text: Any, tokenizer: Any, config: Any, frame_rate: float) -> list[Any]:
@@ -192,18 +146,12 @@ def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], r
     import torch
 
     from aizuchi.audio import write_audio
-    from aizuchi.files import write_text
-    from aizuchi.transcript import to_json, to_srt, to_text
 
     if args.output:
         write_audio(args.output, result.waveform.numpy(), rate)
     if args.stereo:
         write_audio(args.stereo, torch.cat([result.waveform[:1], user[:1]]).numpy(), rate)
-    for path, content in ((args.json, to_json), (args.srt, to_srt), (args.text, lambda w: to_text(w) + "\n")):
-        if path == "-":
-            sys.stdout.write(content(words))
-        elif path:
-            write_text(path, content(words))
+    write_transcript(args, words)
 
 
 def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
@@ -212,7 +160,7 @@ def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
     steps = result.latencies * 1000
     steps = steps[1:] if steps.numel() > 1 else steps  # the first one warms up
     slowest = steps.sort().values[min(steps.numel() - 1, int(0.99 * steps.numel()))]
-    if words and "-" not in (args.json, args.srt, args.text):
+    if words and STDOUT not in (args.json, args.srt, args.text):
         print(to_text(words))
     factor = (
         f"real-time factor {result.real_time_factor:.2f} ({result.seconds:.1f} s in {result.elapsed:.1f} s)"
@@ -220,8 +168,4 @@ def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
     print(
         f"{factor}; a frame took {steps.median():.1f} ms (median), {slowest:.1f} ms (p99).", file=sys.stderr
     )
-    written = [
-        path for path in (args.output, args.stereo, args.json, args.srt, args.text) if path not in (None, "-")
-    ]
-    if written:
-        print("Wrote " + ", ".join(written) + ".", file=sys.stderr)
+    say_written(args.output, args.stereo, args.json, args.srt, args.text)

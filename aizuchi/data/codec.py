@@ -96,6 +96,7 @@ def load_codec(
     """
     from aizuchi.checkpoints import find
     from aizuchi.checkpoints.load import default_model
+    from aizuchi.models.loading import without_progress_bar
     from aizuchi.models.mimi import MimiModel
 
     if threads:
@@ -104,15 +105,8 @@ def load_codec(
     found = find(name)
     if found.layout == "hf" and found.holds == "moshi":
         return MimiCodec(_codec_of_moshi(found), codebooks, device)
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one from each worker process would only disturb ours
-    try:
+    with without_progress_bar():  # one from each worker process would only disturb ours
         return MimiCodec(MimiModel.from_pretrained(name), codebooks, device)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _codec_of_moshi(found: Any) -> Any:

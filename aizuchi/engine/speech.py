@@ -91,8 +91,10 @@ class Speaker:
             raise ValueError("`model` is in training mode: call `model.eval()` first.")
         if config.num_user_codebooks or model.depth_decoder is None or config.demux_second_text_stream:
             kind = "writes what it hears" if model.depth_decoder is None else "holds conversations"
-            raise ValueError(
-                f"this model {kind}; to speak a text it takes one that was trained for that (task: tts)"
+            if config.demux_second_text_stream:
+                kind = "speaks from two text streams, which is not supported"
+            raise AizuchiError(
+                f"this model {kind}; to speak a text it takes one that `aizuchi train moshi` made with task: tts"
             )
         if longest_pause < 2 or tail < 0:
             raise ValueError("`longest_pause` must be at least 2 frames, `tail` 0.")

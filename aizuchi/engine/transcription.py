@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..checkpoints.generation_config import kyutai_option
 from ..errors import AizuchiError
 from ..transcript import Word
 from .duplex import DuplexEngine
@@ -30,11 +32,13 @@ class WordReader:
     """Reads words from a text stream, one token a frame; the rules are those of `aizuchi.data.frames`.
 
     A word begins behind padding, and at ids that begin a word. It is complete with the token behind it; its end is
-    taken as that of its last token's frame.
+    taken as that of its last token's frame. ``late``: seconds by which the text comes behind the sound.
     """
 
-    def __init__(self, tokenizer: Decoder, quiet: tuple[int, ...], frame_rate: float = 12.5):
-        self._tokenizer, self._quiet, self._rate = tokenizer, quiet, frame_rate
+    def __init__(
+        self, tokenizer: Decoder, quiet: tuple[int, ...], frame_rate: float = 12.5, late: float = 0.0
+    ):
+        self._tokenizer, self._quiet, self._rate, self._late = tokenizer, quiet, frame_rate, late
         self._ids: list[int] = []
         self._first = self._frame = 0
 
@@ -57,15 +61,15 @@ class WordReader:
         text = self._tokenizer.decode(ids) if ids else ""
         if not text.strip():
             return None
-        end = (self._first + len(ids)) / self._rate
-        return Word(text, round(self._first / self._rate, 6), round(end, 6))
+        start, end = (n / self._rate - self._late for n in (self._first, self._first + len(ids)))
+        return Word(text, round(max(0.0, start), 6), round(max(0.0, end), 6))
 
 
 class Transcriber:
     """Writes down one speaker, as the sound comes.
 
     Args:
-        model: a recognition model (`aizuchi train moshi` with ``task: stt``), in eval mode.
+        model: a recognition model (`aizuchi train moshi` with ``task: stt``, or Kyutai's), in eval mode.
         tokenizer: of the model.
         sampling: greedy by default.
     Raises:
@@ -76,21 +80,30 @@ class Transcriber:
         config = model.config
         if model.depth_decoder is not None or not config.num_user_codebooks:
             kind = "holds conversations" if config.num_user_codebooks else "speaks"
-            raise ValueError(
-                f"this model {kind}; to write down speech it takes one that was trained for that (task: stt)"
+            raise AizuchiError(
+                f"this model {kind}; to write down speech it takes one that `aizuchi train moshi` made with task: stt"
             )
         self.engine = DuplexEngine(model, rows=1, sampling=sampling or Sampling.greedy())
         self.rate = config.sampling_rate
         quiet = (config.text_padding_token_id, config.text_end_padding_token_id)
-        self._reader = WordReader(tokenizer, quiet, config.audio_encoder_config.frame_rate)
+        # Kyutai's models have their delay in the data and none between the streams: the file says how long it is, and
+        # how much silence they were trained to hear first.
+        original = kyutai_option(config, "stt_config") or {}
+        self.silence_after = float(original.get("audio_delay_seconds", 0.0))
+        before = float(original.get("audio_silence_prefix_seconds", 0.0))
+        frame_rate = config.audio_encoder_config.frame_rate
+        frames_before = math.ceil(before * frame_rate)
+        late = self.silence_after + frames_before / frame_rate
+        self._reader = WordReader(tokenizer, quiet, frame_rate, late)
         self._waiting = torch.zeros(self.engine.channels, 0)  # less than a frame
         self._finished = False
         self.engine.join(0)
+        self.feed(torch.zeros(self.engine.channels, frames_before * self.engine.frame_size))
 
     @property
     def delay(self) -> float:
         """Seconds of sound behind a moment that have to be heard before its text is written."""
-        return (self.engine.lag + 1) * self.engine.frame_size / self.rate
+        return self.silence_after + (self.engine.lag + 1) * self.engine.frame_size / self.rate
 
     @torch.no_grad()
     def feed(self, wave: Tensor) -> list[Word]:
@@ -120,7 +133,8 @@ class Transcriber:
         if self._finished:
             return []
         short = -self._waiting.shape[1] % self.engine.frame_size
-        words = self.feed(torch.zeros(self._waiting.shape[0], short)) if short else []
+        after = math.ceil(self.silence_after * self.rate / self.engine.frame_size) * self.engine.frame_size
+        words = self.feed(torch.zeros(self._waiting.shape[0], short + after))
         self._finished = True
         # Behind the end, training dialogues have blank codes and no silence.
         heard = self.engine.loop.streams_heard

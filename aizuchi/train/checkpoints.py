@@ -102,15 +102,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def save_model(model: Any, folder: Path, **kwargs: Any) -> None:
     """``model.save_pretrained`` without its progress bar, which would break the run's."""
-    from transformers.utils import logging
+    from aizuchi.models.loading import without_progress_bar
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_progress_bar():
         model.save_pretrained(folder, **kwargs)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def random_state() -> dict[str, Any]:

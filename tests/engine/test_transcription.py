@@ -85,6 +85,23 @@ def test_pieces_of_any_size_give_the_same_words_and_give_them_early(model):
     assert transcriber.finish() == []
 
 
+def test_a_delay_that_lies_in_the_data_is_taken_off_the_times(tmp_path):
+    """Kyutai's models: silence first, text behind, and a tail of silence in which the last words come."""
+    model = make_model(config_of(tmp_path, task="stt", delays=dict(text=0, acoustic=0))).eval()
+    wave, frame = noise(1.0), 1920
+    before = transcribe(model, TOKENIZER, torch.nn.functional.pad(wave, (2 * frame, 720 + 5 * frame)))
+    model.config.kyutai = {
+        "config": {"stt_config": {"audio_silence_prefix_seconds": 0.15, "audio_delay_seconds": 0.4}}
+    }
+    words = transcribe(model, TOKENIZER, wave)
+    late = 2 * 0.08 + 0.4
+    assert [w.text for w in words] == [w.text for w in before] and len(words) > 1
+    for word, raw in zip(words, before):
+        assert word.start == pytest.approx(max(0.0, raw.start - late), abs=1e-5)
+        assert word.end == pytest.approx(max(0.0, raw.end - late), abs=1e-5)
+    assert Transcriber(model, TOKENIZER).delay == pytest.approx(0.4 + 0.08)
+
+
 def test_what_makes_no_sense_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="holds conversations; to write down"):
         Transcriber(make_model(config_of(tmp_path)).eval(), TOKENIZER)
