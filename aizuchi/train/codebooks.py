@@ -65,8 +65,13 @@ class CodebookTrainer:
     def quantize(self, latents: Tensor, levels: Tensor | None = None) -> Quantized:
         """Quantize latents (B, H, T), row b with its first ``levels[b]`` codebooks (B,); None = all.
 
-        Every row is run through all codebooks, so that dropped ones go on learning.
+        Every row is run through all codebooks, so that dropped ones go on learning. Distances are taken in float32,
+        whatever the layers around compute in: bfloat16 would choose other entries than encoding does.
         """
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._quantize(latents.float(), levels)
+
+    def _quantize(self, latents: Tensor, levels: Tensor | None) -> Quantized:
         outputs, codes, losses, inputs = [], [], [], []
         first = 0  # number of the branch's first codebook
         for branch in self.branches:

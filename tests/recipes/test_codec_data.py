@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("hibari_tts")
+pytest.importorskip("hibari")
 
 from recipes.mini.clips import Shard, make_shard
 from recipes.mini.codec_data import Waves, validation_waves, waves
