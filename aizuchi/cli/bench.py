@@ -3,6 +3,7 @@
   aizuchi bench                            the mini preset, 1 to 8 rows, on one thread
   aizuchi bench --preset 1b --rows 1,2 --dtype bfloat16 --threads 2
   aizuchi bench --model ./moshiko --device cuda --rows 1,8,32 --json bench.json --plot bench.png
+  aizuchi bench serve                      how many callers a server holds (aizuchi bench serve --help)
 
 Presets have random weights, made on the fly: nothing is downloaded. A step is 80 ms of all rows: codec, language
 model, codec. "of floor" is the share of the measured memory bandwidth that the step reaches.
@@ -17,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from aizuchi.cli import bench_serve
 from aizuchi.errors import AizuchiError
 
 
@@ -33,9 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures")
     parser.add_argument("--plot", metavar="FILE", help="write a picture (needs matplotlib)")
+    what_else = parser.add_subparsers(dest="sub", metavar="serve", title="other benchmarks")
+    serve = what_else.add_parser(
+        "serve",
+        help="how many callers a server holds",
+        description=bench_serve.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench_serve.add_arguments(serve)
+    serve.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.sub == "serve":
+        return bench_serve.run(args)
     rows = _rows(args.rows)
     if args.steps < 2:
         raise AizuchiError(f"--steps must be at least 2, not {args.steps}")

@@ -44,8 +44,9 @@ class Started:
 class Said:
     """A frame: 16-bit samples of the model (None: skipped), its text, whether that begins a word, and levels in dB.
 
-    ``delay``: seconds from the frame's last sample coming in until this event. ``answers``: the number of the
-    caller's frame that it answers, which is ahead of ``frame`` by the frames that were skipped.
+    ``came``: when the last sample of the caller's frame came in (monotonic seconds); ``delay``: seconds from then
+    until this event. ``answers``: the number of the caller's frame that it answers, which is ahead of ``frame`` by
+    the frames that were skipped.
     """
 
     frame: int
@@ -56,6 +57,7 @@ class Said:
     heard_db: float
     said_db: float
     delay: float
+    came: float = 0.0
 
 
 @dataclass(slots=True)
@@ -225,4 +227,4 @@ class Caller:
 def said(frame: int, heard: Frame, samples: Samples, text: str, begins: bool, delay: float) -> Said:
     """The event of the model's frame number ``frame``, with its levels."""
     levels = level_db(heard.samples), level_db(samples)
-    return Said(frame, heard.number, samples, text, begins, *levels, delay)
+    return Said(frame, heard.number, samples, text, begins, *levels, delay, heard.came)

@@ -1,8 +1,6 @@
-"""A load tool for a running server: N callers that speak in real time, from a process of their own.
+"""Callers for a running server: they speak in real time, from a process of their own (`aizuchi bench serve`).
 
-  aizuchi serve --model random --rows 4 &
-  nice python -m aizuchi.serve.load --callers 4 --seconds 300
-  nice python -m aizuchi.serve.load --callers 4 --extra 5 --churn --pid $(pgrep -f 'aizuchi serve')
+  python -m aizuchi.serve.load --url http://127.0.0.1:8998 --callers 4 --seconds 300 --nice 10
 
 Each caller sends a frame of noise every 80 ms, at a phase of its own, and times each answer: from when the frame's
 last sample was sent to when the first byte of the answer came. A frame is late when that took more than 80 ms.
@@ -14,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -135,15 +134,6 @@ async def load(url: str, callers: int, seconds: float, extra: int = 0, churn: bo
     return figures
 
 
-def memory_kb(pid: int) -> int | None:
-    """The resident memory of a process, where the system tells."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
-    except (OSError, StopIteration):
-        return None
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -156,17 +146,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--extra", type=int, default=0, help="callers beyond these")
     parser.add_argument("--churn", action="store_true", help="one more caller comes and goes every second")
-    parser.add_argument("--pid", type=int, help="the server's process, to watch its memory")
+    parser.add_argument("--nice", type=int, default=0, help="step back for the server by so much")
     args = parser.parse_args(argv)
     try:
         if (urlsplit(args.url).hostname or "") not in LOOPBACK:
             raise AizuchiError("--url must be an address of this machine: this tool is for your own server")
         if not (1 <= args.callers + args.extra <= 256 and 1 <= args.seconds <= 3600):
             raise AizuchiError("at most 256 callers and an hour")
-        before = memory_kb(args.pid) if args.pid else None
+        if args.nice > 0:
+            os.nice(args.nice)
         figures = asyncio.run(load(args.url, args.callers, args.seconds, args.extra, args.churn))
-        if before is not None:
-            figures["server_memory_mb"] = [round(before / 1024), round((memory_kb(args.pid) or 0) / 1024)]
     except (AizuchiError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
         return 2

@@ -235,7 +235,7 @@ class Scheduler(Seats):
         wave = np.zeros((engine.rows, engine.channels, self.frame_size), np.float32)
         active = torch.zeros(engine.rows, dtype=torch.bool)
         forced = torch.full((engine.rows, engine.loop.said), -2)
-        heard = {}
+        heard: dict[int, Frame] = {}
         for conversation in turn:
             caller, row = conversation.caller, conversation.caller.work.row
             with caller.lock:
@@ -246,11 +246,14 @@ class Scheduler(Seats):
             active[row] = True
             if caller.work.script:
                 forced[row, 0] = caller.work.script.popleft()
+        due = max(self.pace.due, min(frame.came for frame in heard.values()))
         started = time.monotonic()
         outputs = step_rows(engine, torch.from_numpy(wave), active, forced, failed=self.metrics.failures.inc)
         ended = time.monotonic()
         self.pace.stepped(started, ended)
         self.metrics.step.observe(ended - started)
+        if ended - due > self.frame_seconds:
+            self.metrics.late_steps.inc()
         for conversation in turn:
             row = conversation.caller.work.row
             self._answer(conversation, heard[row], outputs.get(row), ended)

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -20,8 +20,10 @@ import numpy as np
 from ..audio import SAMPLE_RATE, read_audio, write_audio
 from ..errors import AizuchiError, require
 from .intake import Samples
-from .loading import Served
 from .opus import as_int16
+
+if TYPE_CHECKING:
+    from .loading import Served  # which imports torch: a call to a server elsewhere needs none
 
 FRAME = 1920
 _HELD = 2  # frames that the loudspeaker holds before it plays

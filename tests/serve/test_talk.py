@@ -1,6 +1,7 @@
 """`aizuchi talk` against a server, with files for microphone and loudspeaker, and with a false sound card."""
 
 import asyncio
+import subprocess
 import sys
 import types
 
@@ -93,3 +94,8 @@ def test_errors_are_one_line(capsys, tmp_path):
     assert "can't be reached" in capsys.readouterr().err
     assert main(["talk", "--url", "x", "--model", "y"]) == 2
     assert "don't go together" in capsys.readouterr().err
+
+
+def test_calling_a_server_elsewhere_needs_no_torch():
+    code = "import sys, aizuchi.cli.talk, aizuchi.serve.terminal, aizuchi.serve.load; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

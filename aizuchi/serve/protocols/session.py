@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from ..caller import Caller, Ended, Event
+from ..caller import Caller, Ended, Event, Said
 from ..service import Service
 
 log = logging.getLogger("aizuchi.serve")
@@ -69,6 +69,7 @@ async def converse(
     scheduler = service.scheduler
     rate = MessageRate(service.limits.messages_per_second)
     received = service.metrics.bytes.labels(caller.protocol, "in")
+    answer = service.metrics.answer.labels(caller.protocol)
 
     async def read() -> bool:
         """Whether the caller said good-bye (and did not just vanish)."""
@@ -93,6 +94,8 @@ async def converse(
         while True:
             event = await caller.next()
             await tell(event)
+            if isinstance(event, Said):
+                answer.observe(time.monotonic() - event.came)
             if isinstance(event, Ended):
                 await websocket.close(close_code(event), event.message[:100])
                 return
