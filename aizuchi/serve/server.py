@@ -23,6 +23,7 @@ from .service import Service
 log = logging.getLogger("aizuchi.serve")
 
 CLOSE_SECONDS = 3.0
+PING_SECONDS, PONG_SECONDS = 10.0, 20.0  # a peer that does not answer pings is gone
 SEND_BUFFER = (
     1 << 16
 )  # bytes the kernel and asyncio may each hold of what a caller did not read: 1.4 s of PCM
@@ -109,8 +110,8 @@ def make_server(
         ws=WebSocketProtocol,
         ws_max_size=limits.message_bytes,
         ws_per_message_deflate=False,  # sound does not shrink, and a bomb would grow
-        ws_ping_interval=10,
-        ws_ping_timeout=20,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PONG_SECONDS,
         h11_max_incomplete_event_size=1 << 16,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=5,
