@@ -11,14 +11,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-$(EXTRAS)
-SOURCES := aizuchi tests $(wildcard recipes benchmarks)
+SOURCES := aizuchi tests .ci/audit.py $(wildcard recipes benchmarks)
 
 # The tests' processes are the parallelism: one thread each, or they would wait for one another.
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reply serve test lint format install clean
+.PHONY: help reply serve test lint format audit install clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,11 @@ lint: $(DEV) ## ruff and mypy only
 format: $(DEV) ## let ruff put the code in order
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+audit: $(DEV) ## what is installed is what is pinned; known vulnerabilities, where PyPI's advisories are in reach
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'; } || true
+	$(BIN)/python .ci/audit.py --pip-audit $(VENV)/audit/bin/pip-audit $(AUDIT_ARGS)
 
 install: $(DEV) ## only make the environment
 

@@ -78,7 +78,8 @@ def _numbers(args: argparse.Namespace) -> list[int]:
         raise AizuchiError(f"--seconds must lie between 5 and 3600, not {args.seconds:g}")
     if not 0 <= args.extra <= 64 or not 1 <= args.most <= 128:
         raise AizuchiError("--extra must be at most 64, and --most between 1 and 128")
-    if args.url and (urlsplit(args.url).hostname or "") not in LOOPBACK:
+    address = urlsplit(args.url or "http://localhost")
+    if address.scheme not in ("http", "https") or (address.hostname or "") not in LOOPBACK:
         raise AizuchiError("--url must be an address of this machine: this tool is for your own server")
     if args.url and not args.callers:
         raise AizuchiError("--url needs --callers: rows of a running server can't be changed")

@@ -42,18 +42,15 @@ class Scrape:
         return Scrape(self.at - other.at, values, answers)
 
 
-def scrape(url: str, key: str | None = None) -> Scrape:
+def scrape(url: str) -> Scrape:
     """Read a server's `/metrics`.
 
     Raises:
         AizuchiError: it does not answer.
     """
     parser = require("prometheus_client.parser", extra="serve")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url + "/metrics", headers=headers), timeout=10
-        ) as got:
+        with urllib.request.urlopen(url + "/metrics", timeout=10) as got:  # noqa: S310 - on this machine
             text = got.read().decode()
     except OSError as error:
         raise AizuchiError(f"{url}/metrics can't be read: {error}") from error
@@ -121,7 +118,8 @@ def running(arguments: Sequence[str], patience: float = 300.0) -> Iterator[tuple
 
 def _until_ready(url: str, process: subprocess.Popen[str], deadline: float) -> None:
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url + "/readyz", timeout=5):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url + "/readyz", timeout=5).close()  # noqa: S310 - an address of ours
             return
         time.sleep(0.2)
     raise AizuchiError("the server did not get ready")

@@ -101,6 +101,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
         patch.setattr(bench, "scrape", lambda url: pytest.fail("nothing may be called"))
         for arguments, word in (
             (["--url", "http://192.0.2.1:1", "--callers", "1"], "this machine"),
+            (["--url", "file://localhost/etc", "--callers", "1"], "this machine"),
             (["--url", "http://127.0.0.1:1"], "--callers"),
             (["--callers", "2,x"], "--callers"),
             (["--callers", "0"], "--callers"),
