@@ -55,6 +55,10 @@ def convert(
     target = Path(os.path.abspath(os.path.expanduser(target)))
     _check_target(target, force)
     found = find(source, **options)
+    if found.adapters is not None:
+        raise CheckpointError(
+            f"{source} holds LoRA adapters: merge them first (`aizuchi train merge {source} OUTPUT`)"
+        )
     to = to or ("hf" if found.layout == "kyutai" else "kyutai")
     if to == found.layout and dtype is None:
         raise CheckpointError(f"{source} is in the layout {to!r} already: give another `to`, or a `dtype`")

@@ -23,6 +23,8 @@ def describe(found: Checkpoint) -> str:
             parts.append(f"{label} {_count(part['parameters'])} {part['dtype']} in {part['file']}")
     if found.lora is not None:
         parts.append(f"LoRA {found.lora.name}")
+    if found.adapters is not None:
+        parts.append(f"LoRA adapters {found.adapters}")
     if found.tokenizer is not None:
         parts.append(f"tokenizer {found.tokenizer.name if found.tokenizer.is_file() else 'tokenizer.json'}")
     return ", ".join(parts)
@@ -53,6 +55,8 @@ def inspect(found: Checkpoint) -> dict[str, Any]:
         facts["language_model"] = _part({n: i for n, i in infos.items() if n not in codec}, files)
         if codec:
             facts["mimi"] = _part(codec, files)
+    if found.adapters is not None:
+        facts["adapters"] = str(found.adapters)
     facts["tokenizer"] = None if found.tokenizer is None else str(found.tokenizer)
     return facts
 
@@ -164,6 +168,8 @@ def table(facts: dict[str, Any]) -> str:
         ]
         if sizes["conditions"]:
             rows.append(("conditions", ", ".join(sizes["conditions"])))
+    if "adapters" in facts:
+        rows.append(("LoRA adapters", facts["adapters"]))
     rows.append(("tokenizer", facts["tokenizer"] or "none found"))
     return "\n".join(f"{label:<15} {value}" for label, value in rows)
 

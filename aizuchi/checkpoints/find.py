@@ -14,6 +14,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from . import mimi_layout
+from .adapters import SETTINGS, find_base, refuse_adapters
 from .kyutai_options import DEFAULT_NAMES, looks_like_kyutai
 from .tensors import CheckpointError, open_tensors, read_header
 
@@ -41,6 +42,7 @@ class Checkpoint:
         mimi, mimi_config: the codec's file and description; Kyutai's layout only.
         tokenizer: a SentencePiece file, or a folder with transformers' tokenizer files.
         lora: a file of LoRA matrices to merge.
+        adapters: the folder of a LoRA run of ours, whose base model all the rest is.
         missing: what was looked for and not found: part -> where.
     """
 
@@ -54,6 +56,7 @@ class Checkpoint:
     mimi_config: dict[str, Any] | None = None
     tokenizer: Path | None = None
     lora: Path | None = None
+    adapters: Path | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     def need(self, part: str) -> Path:
@@ -89,6 +92,8 @@ def find(name: str | os.PathLike[str], **options: Any) -> Checkpoint:
     path = Path(os.path.expanduser(name))
     if path.is_file():
         found = _in_file(str(name), path, hub)
+    elif (path / SETTINGS).is_file():
+        return find_base(path, lambda base: find(base, **options))
     elif path.is_dir():
         found = _in_folder(str(name), path, hub)
     elif HUB_ID.fullmatch(str(name)):
@@ -114,6 +119,7 @@ def find_original(
     path = Path(os.path.expanduser(name))
     hub = {key: options[key] for key in _HUB_OPTIONS if options.get(key) is not None}
     folder = path if path.is_dir() else None
+    refuse_adapters(path)
     if not path.exists() and HUB_ID.fullmatch(str(name)):
         folder = download(str(name), ["config.json"], hub)
     config = None

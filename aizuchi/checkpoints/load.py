@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EncodecFeatureExtractor, GenerationConfig, PreTrainedTokenizerFast
 
+from ..models.adapters import merge_adapters
 from ..models.loading import without_progress_bar
 from ..models.mimi import MimiConfig, MimiModel
 from ..models.moshi.conditional import MoshiForConditionalGeneration
@@ -27,6 +28,7 @@ from ..models.moshi.configuration import MoshiConfig
 from ..models.moshi.decoder import MoshiForCausalLM, MoshiModel
 from ..models.moshi.depth import MoshiDepthDecoder
 from . import mimi_layout
+from .adapters import load_adapters
 from .describe import describe
 from .find import PART_OPTIONS, Checkpoint, find, find_original
 from .generation_config import generation_config
@@ -84,7 +86,8 @@ def load(
     """A model with its tokenizer and feature extractor, from either layout.
 
     Args:
-        name_or_path: folder, file or hub repository; None for the embedded default model.
+        name_or_path: folder, file or hub repository, or a folder of LoRA adapters, which are merged into their model;
+            None for the embedded default model.
         dtype: of the language model, None for the checkpoint's. Mimi keeps float32.
         device: where the model goes.
         options: as for `find`.
@@ -106,6 +109,9 @@ def load(
     small = sum(path.stat().st_size for path in checkpoint.weights) < _BAR_FROM
     with without_progress_bar() if small else contextlib.nullcontext():
         model = MoshiForConditionalGeneration.from_pretrained(source, **kwargs).to(device)
+    if checkpoint.adapters is not None:
+        load_adapters(model, checkpoint.adapters)
+        merge_adapters(model)
     tokenizer = None if checkpoint.tokenizer is None else load_tokenizer(checkpoint.tokenizer)
     extractor = feature_extractor(model.config.audio_encoder_config)
     return Loaded(model.eval(), tokenizer, extractor, describe(checkpoint), checkpoint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aizuchi.checkpoints.adapters import ADAPTER
 from aizuchi.errors import AizuchiError
+from aizuchi.models.adapters import load_trained, trained
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
+from . import sharding
 from .checkpoints import save_model
-from .lora import ADAPTER, load_adapter_state, save_adapters
+from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .run import TrainingRun, Values
@@ -42,7 +46,10 @@ class MoshiTrainer(TrainingRun):
     def __init__(
         self, config: MoshiTraining, model: Any, train: Sources, valid: Sources = (), tokenizer: Any = None
     ):
+        # accelerate launch --use_fsdp says the same; its own wrapping, which leaves CPUs out, is not used
+        shard = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true" or config.shard
         super().__init__(config)
+        self.sharded = shard and self.accelerator.num_processes > 1
         self.tokenizer = tokenizer
         # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
         model.float().train()
@@ -55,8 +62,13 @@ class MoshiTrainer(TrainingRun):
         if config.gradient_checkpointing:
             # its older name warns, older versions know only that one
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        self.optimizer = make_optimizer(model, config)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        if self.sharded:
+            sharding.shard(
+                model, self.accelerator.device, self.accelerator.num_processes, config.precision == "bf16"
+            )
+            self.model, self.optimizer = model, make_optimizer(model, config)
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         world = self.accelerator.num_processes
         codebooks = model.config.num_codebooks
@@ -113,9 +125,8 @@ class MoshiTrainer(TrainingRun):
         frames = torch.stack([batch.lengths.sum() for batch in batches]).sum().to(weights)
         sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
         for i, x in enumerate(inputs):
-            last = i + 1 == len(inputs)
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                outputs = self.model(**x)
+            with self._accumulating(last=i + 1 == len(inputs)):
+                outputs = self._forward(x)
                 zero = weights.new_zeros(())
                 parts = torch.stack(
                     [
@@ -131,7 +142,7 @@ class MoshiTrainer(TrainingRun):
         means = accelerator.reduce(sums, "sum") / weights.clamp(min=1e-12)
         text, audio = means.tolist()
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf)
-        norm = float(norm)
+        norm = float(sharding.whole(norm))
         if not (math.isfinite(text + audio) and math.isfinite(norm)):
             raise self.not_finite(f"text {text:g}, audio {audio:g}, gradient norm {norm:g}")
         scale = lr_scale(
@@ -185,7 +196,7 @@ class MoshiTrainer(TrainingRun):
                 mine = turn * accelerator.num_processes + accelerator.process_index
                 rows = [self.valid.piece(i) for i in chunks[mine if mine < len(chunks) else 0]]
                 x = self.inputs(collate(rows, self.plain.config.num_codebooks))
-                outputs = self.model(**x)
+                outputs = self._forward(x)
                 if mine < len(chunks):
                     measures.add(outputs, x["text_labels"], x.get("audio_labels"))
         finally:
@@ -195,22 +206,23 @@ class MoshiTrainer(TrainingRun):
 
     # -- checkpoints -----------------------------------------------------------------------------------------
     def write_state(self, folder: Path) -> None:
-        """The model as `from_pretrained` reads it, and the optimizer; shards of both where they are sharded."""
-        if self._sharded:
-            self.accelerator.save_state(str(folder / "sharded"))
+        """The model as `from_pretrained` reads it, and the optimizer; sharded ones are gathered."""
+        self._save_model(folder)
+        if self.sharded:
+            state = sharding.optimizer_state(self.optimizer, keep=self.main)
         elif self.main:
-            self._save_model(folder)
-            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+            state = self.optimizer.state_dict()
+        if self.main:
+            torch.save(state, folder / "optimizer.pt")
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
-        if self._sharded:
-            self.accelerator.load_state(str(folder / "sharded"))
-            return
         self._load_model(folder)
-        self.optimizer.load_state_dict(
-            torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        )
+        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        if self.sharded:
+            sharding.load_optimizer_state(self.optimizer, state)
+        else:
+            self.optimizer.load_state_dict(state)
 
     def export(self) -> Path:
         """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
@@ -220,13 +232,17 @@ class MoshiTrainer(TrainingRun):
         return target
 
     def _save_model(self, folder: Path) -> None:
-        """The model, or the adapters alone; sharded weights are gathered, for which every process comes here."""
-        model = self.plain
-        weights = None if self.config.lora is not None else self.accelerator.get_state_dict(self.model)
+        """The model, or the adapters alone. Every process comes here: sharded weights are gathered."""
+        model, adapters = self.plain, self.config.lora is not None
+        if self.sharded:
+            items = trained(model) if adapters else model.state_dict().items()
+            weights = sharding.whole_state(items, keep=self.main)
+        else:
+            weights = adapter_state(model) if adapters else self.accelerator.get_state_dict(self.model)
         if not self.main:
             return
-        if weights is None:
-            save_adapters(model, folder, self.config.checkpoint)
+        if adapters:
+            save_adapters(model, folder, self.config.checkpoint, weights)
         else:
             model.config.use_cache = True
             try:
@@ -240,7 +256,9 @@ class MoshiTrainer(TrainingRun):
         from safetensors.torch import load_file, load_model
 
         if self.config.lora is not None:
-            load_adapter_state(self.plain, load_file(folder / ADAPTER))
+            load_trained(self.plain, load_file(folder / ADAPTER), sharding.cut_like)
+        elif self.sharded:
+            sharding.load_weights(self.plain, load_file(folder / "model.safetensors"))
         else:
             load_model(self.plain, folder / "model.safetensors")
 
@@ -265,9 +283,18 @@ class MoshiTrainer(TrainingRun):
     def _dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.config.precision == "bf16" else torch.float32
 
-    @property
-    def _sharded(self) -> bool:
-        return "FSDP" in str(self.accelerator.distributed_type)
+    def _forward(self, inputs: Any) -> Any:
+        # what accelerate has not wrapped computes in bf16 by this; elsewhere it changes nothing
+        with self.accelerator.autocast() if self.sharded else contextlib.nullcontext():
+            return self.model(**inputs)
+
+    def _accumulating(self, last: bool) -> Any:
+        """Gradients of all but a step's last micro-batch stay on their process."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+        elif not last:
+            return self.accelerator.no_sync(self.model)
+        return contextlib.nullcontext()
 
 
 def make_optimizer(model: Any, config: MoshiTraining) -> torch.optim.Optimizer:

@@ -107,7 +107,8 @@ class MoshiTraining:
     codec: a trained Mimi for a model from scratch. tokenizer: a SentencePiece file or a folder, kept with the model.
     batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
     what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
-    sample_seconds: length of the audio samples. device: auto or cpu.
+    sample_seconds: length of the audio samples. device: auto or cpu. shard: cut weights, gradients and optimizer
+    states up over the processes (FSDP2), for models that one GPU does not hold.
     """
 
     output: str
@@ -129,6 +130,7 @@ class MoshiTraining:
     text_mask: float = 0.0
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    shard: bool = False
     device: str = "auto"
     log_every: int = 10
     eval_every: int = 200

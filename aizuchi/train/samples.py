@@ -24,7 +24,7 @@ def write_samples(trainer: Any) -> None:
     writes what it hears. Greedy, so that samples of two steps differ by what was learnt.
     """
     config, model, pieces = trainer.config, trainer.plain, trainer.valid or trainer.batches.pieces
-    if trainer._sharded or not trainer.main:
+    if trainer.sharded or not trainer.main:
         return  # a sharded model can't run on one process alone
     folder = trainer.folder / "samples" / f"step_{trainer.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)

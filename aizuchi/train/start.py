@@ -52,7 +52,7 @@ def make_model(config: MoshiTraining) -> Any:
         if codec is not None:
             model.audio_encoder.load_state_dict(codec.state_dict())
     if config.lora is not None:
-        from .lora import add_adapters
+        from aizuchi.models.adapters import add_adapters
 
         add_adapters(model, config.lora.rank, config.lora.scale, config.lora.dropout, config.lora.embeddings)
     return model

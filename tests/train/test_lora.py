@@ -1,25 +1,26 @@
 """Adapters: nothing at first, trained alone, saved alone, merged exactly, served either way."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from aizuchi import checkpoints
+from aizuchi.audio import write_audio
+from aizuchi.checkpoints.adapters import ADAPTER, load_adapters
+from aizuchi.cli import main
 from aizuchi.engine.sampling import Sampling
 from aizuchi.errors import AizuchiError
+from aizuchi.models.adapters import LoraLayer, adapted, add_adapters, merge_adapters
 from aizuchi.models.moshi import MoshiForConditionalGeneration
-from aizuchi.train.lora import (
-    ADAPTER,
-    LoraLayer,
-    adapted,
-    add_adapters,
-    load_adapters,
-    merge_adapters,
-    merge_folder,
-)
+from aizuchi.serve.loading import load_served
+from aizuchi.train.logs import read_log
+from aizuchi.train.lora import merge_folder
 from aizuchi.train.rollout import roll_out
-from tests.train.tiny import config_of, dialogues, trainer_of
+from tests.train.tiny import config_of, dialogues, launch, trainer_of
 
 
 @pytest.fixture
@@ -107,6 +108,59 @@ def test_a_resumed_adapter_run_ends_in_the_same_bits(tmp_path, base):
     first.save()
     again = load_file(trainer_of(short).run() / ADAPTER)
     assert whole.keys() == again.keys() and all(torch.equal(whole[n], again[n]) for n in whole)
+
+
+def test_adapters_serve_wherever_a_model_does(tmp_path, base, capsys):
+    folder = trainer_of(lora_config(tmp_path, base, steps=2, save_every=0)).run()
+    loaded = checkpoints.load(folder)
+    merged = load(merge_folder(folder, tmp_path / "merged"))
+    assert not adapted(loaded.model) and f"LoRA adapters {folder}" in loaded.description
+    for name, weight in merged.state_dict().items():
+        assert torch.equal(weight, loaded.model.state_dict()[name]), name
+    sound = tmp_path / "user.wav"
+    write_audio(sound, 0.2 * np.random.default_rng(0).standard_normal(9600))
+    for model in (folder, tmp_path / "merged"):
+        assert main(["reply", str(sound), "-q", "-m", str(model), "-o", f"{model}.wav"]) == 0
+    assert (tmp_path / "merged.wav").read_bytes() == Path(f"{folder}.wav").read_bytes()
+    assert load_served(str(folder)).description == loaded.description
+    assert main(["models", str(folder)]) == 0
+    assert f"LoRA adapters   {folder}" in capsys.readouterr().out
+
+
+def test_adapters_are_no_model_and_say_so(tmp_path, base, capsys):
+    folder = trainer_of(lora_config(tmp_path, base, steps=1)).run()
+    with pytest.raises(AizuchiError, match="holds LoRA adapters and no model.*`aizuchi train merge"):
+        load(folder)
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 2
+    assert "merge them first (`aizuchi train merge" in capsys.readouterr().err
+    settings = (folder / "adapter.json").read_text()
+    for text, message in (
+        (settings.replace(base, "/nowhere"), "for /nowhere .*no such file.*--base"),
+        (settings.replace(f'"{base}"', "null"), "does not say for which model.*--base"),
+        ("{", "is no folder of LoRA adapters"),
+    ):
+        (folder / "adapter.json").write_text(text)
+        with pytest.raises(AizuchiError, match=message):
+            checkpoints.load(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapters_of_a_sharded_model_equal_those_of_a_whole_one(tmp_path, base, precision):
+    rates = dict(learning_rate=1e-3, depth_learning_rate=1e-3)
+    config = lora_config(tmp_path, base, steps=4, shard=True, precision=precision, optimizer=rates)
+    assert "holds 0.5" in launch(config, tmp_path)
+    sharded = load_file(tmp_path / "lora/model" / ADAPTER)
+    one = load_file(trainer_of(dataclasses.replace(config, output=str(tmp_path / "one"))).run() / ADAPTER)
+    assert sharded.keys() == one.keys()
+    if precision == "fp32":
+        for name, value in one.items():
+            torch.testing.assert_close(sharded[name], value, rtol=0, atol=1e-6, msg=name)
+    losses = [
+        [float(r["loss"]) for r in read_log(tmp_path / n / "log.csv") if "loss" in r] for n in ("lora", "one")
+    ]
+    # in bf16 the shards' weights are bf16, the whole model's are cast where they are used: they round differently
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if precision == "fp32" else 1e-2)
 
 
 def test_in_bf16_the_frozen_weights_are_bf16_and_the_adapters_fp32(tmp_path, base):

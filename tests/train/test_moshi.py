@@ -2,34 +2,21 @@
 
 import dataclasses
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi import MoshiForConditionalGeneration
-from aizuchi.train.config import to_dict
 from aizuchi.train.logs import read_log
 from aizuchi.train.tokens import TokenList
-from tests.train.tiny import config_of, dialogues, trainer_of
-
-TINY = Path(__file__).with_name("tiny.py")
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = (
-    "-m",
-    "torch.distributed.run",
-    "--nproc-per-node=2",
-    "--rdzv-backend=c10d",
-    "--rdzv-endpoint=localhost:0",
-)
+from tests.train.tiny import config_of, dialogues, launch, start, trainer_of
 
 
 def weights_of(folder):
@@ -40,20 +27,6 @@ def assert_same_weights(a, b, tolerance=0.0):
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=lambda m: f"{name}: {m}")  # noqa: B023
-
-
-def write_config(config, path):
-    path.write_text(yaml.safe_dump(to_dict(config)))
-    return path
-
-
-def start(config, tmp_path, name="run.yaml", *arguments, launcher=()):
-    path = write_config(config, tmp_path / name)
-    command = [sys.executable, *launcher, str(TINY), str(path), *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def test_a_run_learns_and_leaves_a_model_a_log_and_a_picture(tmp_path):
@@ -291,20 +264,41 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
+def test_two_processes_equal_one(tmp_path, shard):
     config = config_of(
-        tmp_path / "two", steps=4, batch_size=8, optimizer=dict(learning_rate=1e-3, depth_learning_rate=1e-3)
+        tmp_path / "two",
+        steps=4,
+        batch_size=8,
+        optimizer=dict(learning_rate=1e-3, depth_learning_rate=1e-3),
+        shard=shard,
+        eval_every=4,
     )
-    process = start(config, tmp_path, launcher=TORCHRUN)
-    try:
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.terminate()  # torchrun ends its workers
-    assert process.returncode == 0, output
-    one = trainer_of(dataclasses.replace(config, output=str(tmp_path / "one"))).run()
+    assert f"holds {'0.5' if shard else '1.0'}" in launch(config, tmp_path)
+    valid = dialogues(3, seed=9)
+    one = trainer_of(dataclasses.replace(config, output=str(tmp_path / "one")), valid=valid).run()
     assert_same_weights(weights_of(one), weights_of(tmp_path / "two/model"), 1e-6)
-    for a, b in zip(read_log(tmp_path / "one/log.csv"), read_log(tmp_path / "two/log.csv")):
-        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
+    rows = [read_log(tmp_path / name / "log.csv") for name in ("one", "two")]
+    assert len(rows[0]) == len(rows[1]) == 5
+    for a, b in zip(*rows):
+        for name in ("loss", "grad_norm", "valid_audio_loss", "valid_words_loss"):
+            assert (name in a) == (name in b)
+            assert float(a.get(name, 0)) == pytest.approx(float(b.get(name, 0)), rel=1e-5), name
+    # a checkpoint does not say how many processes wrote it: one goes on from it, and so do two
+    for name in ("by_one", "by_two"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        shutil.copytree(
+            tmp_path / "two/checkpoints/step_00000002", tmp_path / name / "checkpoints/step_00000002"
+        )
+        again = dataclasses.replace(config, output=str(tmp_path / name))
+        if name == "by_one":
+            trainer_of(again, valid=valid).run()
+        else:  # what accelerate launch --use_fsdp sets says the same as `shard`
+            fsdp = {"ACCELERATE_USE_FSDP": "true"} if shard else {}
+            said = launch(dataclasses.replace(again, shard=False), tmp_path, **fsdp)
+            assert f"holds {'0.5' if shard else '1.0'}" in said
+        assert [row["step"] for row in read_log(tmp_path / name / "log.csv") if "loss" in row] == ["3", "4"]
+        assert_same_weights(weights_of(one), weights_of(tmp_path / name / "model"), 1e-6)
 
 
 @pytest.mark.parametrize(

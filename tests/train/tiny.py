@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
-from aizuchi.train.config import build, load_config
+from aizuchi.train.config import build, load_config, to_dict
 from aizuchi.train.moshi import MoshiTrainer
 from aizuchi.train.moshi_config import MoshiTraining
 from aizuchi.train.start import make_model
@@ -89,9 +92,43 @@ def trainer_of(config, train=None, valid=None):
     )
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d")
+
+
+def start(config, folder, launcher=(), **environment):
+    """Begin a run in a process of its own; its configuration is written to ``folder``."""
+    path = Path(folder) / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    environment = {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+        **environment,
+    }
+    command = [sys.executable, *launcher, __file__, str(path)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def launch(config, folder, **environment):
+    """Run on two processes; returns what they printed."""
+    process = start(config, folder, (*TORCHRUN, "--rdzv-endpoint=localhost:0"), **environment)
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.terminate()  # torchrun ends its workers
+    assert process.returncode == 0, output
+    return output
+
+
 def main() -> None:
     """``python tiny.py CONFIG.yaml [key=value ...]``: train on `dialogues()`, as a process that a test may kill."""
-    trainer_of(load_config(MoshiTraining, sys.argv[1], sys.argv[2:])).run()
+    trainer = trainer_of(load_config(MoshiTraining, sys.argv[1], sys.argv[2:]), valid=dialogues(3, seed=9))
+    own = [p for n, p in trainer.plain.named_parameters() if not n.startswith("audio_encoder.")]
+    held = sum((p.to_local() if trainer.sharded else p).numel() for p in own) / sum(p.numel() for p in own)
+    print(f"holds {held:.2f} of the weights")
+    trainer.run()
 
 
 if __name__ == "__main__":
