@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ class Tab:
 
 
 @contextlib.asynccontextmanager
-async def browse(url: str, microphone: Path | None = None, allowed: bool = True):
+async def browse(url: str, microphone: Path | None = None, allowed: bool = True, more: Sequence[str] = ()):
     """A page in a new browser with an empty profile. ``microphone``: a wav file that is played once as it."""
     assert CHROMIUM is not None
-    flags = [*FLAGS, *FAKE]
+    flags = [*FLAGS, *FAKE, *more]
     if allowed:
         flags.append("--use-fake-ui-for-media-stream")
     else:

@@ -11,7 +11,7 @@ import soxr
 
 from aizuchi.engine import Sampling
 from tests.serve.browser import CHROMIUM, browse
-from tests.serve.house import FRAME, engine_alone, house
+from tests.serve.house import FRAME, engine_alone, house, plain
 
 pytestmark = [
     pytest.mark.slow,
@@ -88,6 +88,51 @@ def test_without_a_microphone_a_sample_is_played(model):
             assert np.abs(frames.astype(float)).max() > 500
 
     with house(model) as here:
+        asyncio.run(visit(here))
+
+
+def test_a_page_that_browsers_do_not_trust_says_what_to_do(model):
+    """By a name over http there is no microphone: the page names https and localhost, and the sample works."""
+
+    async def visit(here):
+        here.service.doors.hosts.add("talk.example")
+        url = f"http://talk.example:{here.port}"
+        async with browse(url, more=["--host-resolver-rules=MAP talk.example 127.0.0.1"]) as tab:
+            await tab.until("!!document.querySelector('#notice-sound')")
+            text = await tab.run("document.querySelector('#notice-sound').textContent")
+            assert "https" in text and f"http://localhost:{here.port}" in text
+            await tab.run("document.querySelector('#talk').click()")
+            assert await tab.run(f"{STATE} === 'ready' && !isSecureContext")
+            await tab.run("document.querySelector('#sample').click()")
+            await tab.until(f"{STATE} === 'talking' && aizuchi.tape.frames > 20")
+            await tab.until("Math.max(...aizuchi.tape.userLevels) > -40 && aizuchi.player.db > -50")
+            assert np.abs(here.only_heard().astype(float)).max() > 500
+            assert not [
+                error for error in tab.errors if "Opener-Policy" not in error
+            ]  # that header wants https
+
+    with house(model) as here:
+        asyncio.run(visit(here))
+
+
+def test_a_page_that_waits_shows_its_place_and_one_with_a_recorder_says_so(model):
+    async def visit(here):
+        async with plain(here) as first, browse(here.url) as tab:
+            await first.start()
+            await tab.until("document.querySelector('#model').textContent.includes('tiny')")
+            assert "records" in await tab.run("document.querySelector('#notice-recording').textContent")
+            assert "records" in await tab.run("document.querySelector('#record-note').textContent")
+            await tab.run("document.querySelector('#sample').click()")
+            await tab.until(f"{STATE} === 'queued'")
+            assert "place 1" in await tab.run("document.querySelector('#state').textContent")
+            assert "All places are taken" in await tab.run(
+                "document.querySelector('#notice-queue').textContent"
+            )
+            await first.say(type="end")
+            await tab.until(f"{STATE} === 'talking'")
+            assert not await tab.run("!!document.querySelector('#notice-queue')")
+
+    with house(model, rows=1, recording=True) as here:
         asyncio.run(visit(here))
 
 

@@ -31,7 +31,7 @@ function notice(id, text, bad = false) {
   box.className = bad ? "bad" : "";
   box.setAttribute("role", bad ? "alert" : "status");
   const words = document.createElement("span");
-  words.textContent = text;
+  words.append(...text.split("`").map((part, i) => i % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part));
   const close = document.createElement("button");
   close.type = "button";
   close.textContent = "×";
@@ -288,7 +288,7 @@ async function main() {
   await loadInfo();
   if (!info) return;
   defaultsOnce();
-  if (info.model.random) notice("random", "This model has random weights: it was not trained, babbles, and understands nothing. Start the server with --model to talk with a real one.");
+  if (info.model.random) notice("random", "This model has random weights: it was not trained, babbles, and understands nothing. Start the server with `--model` to talk with a real one.");
   if (info.recording) notice("recording", "The operator of this server records conversations: your voice, the model’s, and its words.", true);
   if (info.keys) { notice("key", "This server asks for an API key: put it into the settings."); $("settings").open = true; }
   if (!info.real_time) notice("too_slow", `This machine is too slow for this model: it needs ${Math.round(info.step_ms)} ms for 80 ms of sound.`);

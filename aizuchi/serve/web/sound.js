@@ -1,4 +1,6 @@
 // Microphone and loudspeaker. Both run at the model's rate where the browser can; the server resamples otherwise.
+import { processor } from "./processor.js";
+
 const MODEL_RATE = 24000;
 
 export function microphoneProblem() {
@@ -29,8 +31,7 @@ export class Sound {
   async open(source, options) {
     this.out = new AudioContext({ sampleRate: MODEL_RATE, latencyHint: "interactive" });
     await this.useSpeaker(options.speaker);
-    await this.out.audioWorklet.addModule("player.js");
-    this.player = new AudioWorkletNode(this.out, "player", { numberOfInputs: 0, outputChannelCount: [1] });
+    this.player = await processor(this.out, "player", { numberOfInputs: 0, outputChannelCount: [1] });
     this.player.port.onmessage = (event) => this.onPlayer(event.data);
     this.player.connect(this.out.destination);
     await this.out.resume();
@@ -68,8 +69,7 @@ export class Sound {
   async listen(context) {
     this.in = context;
     this.rate = context.sampleRate;
-    await context.audioWorklet.addModule("capture.js");
-    this.capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 1 });
+    this.capture = await processor(context, "capture", { numberOfOutputs: 1 });
     this.capture.port.onmessage = (event) => this.onPiece(event.data);
     const silent = context.createGain();
     silent.gain.value = 0;
