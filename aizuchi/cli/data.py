@@ -15,6 +15,7 @@ A usual order of work:
   aizuchi data stats train.jsonl                      durations, speech, overlap, padding
   aizuchi data plot train.jsonl dialogue.png          one dialogue as a picture
   aizuchi data tokenize train.jsonl tokens/           audio and words to token shards, once
+  aizuchi data text *.jsonl texts/                    plain text, for steps that learn from text alone
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from aizuchi.cli import data_text
 from aizuchi.cli.actions import Action, add_actions, run_action
 
 FOUND_PROBLEMS = 1  # exit status of a check that ran and found something
@@ -42,6 +44,7 @@ def add_arguments(parser: Parser) -> None:
             Action("plot", "draw one dialogue: waveforms, words, tokens", _add_plot, _plot),
             Action("align", "hear words and their times in plain sound, by Whisper", _add_align, _align),
             Action("tokenize", "turn sound and words into token shards", _add_tokenize, _tokenize),
+            Action("text", "turn plain text into token shards", data_text.add_arguments, data_text.run),
         ],
     )
 

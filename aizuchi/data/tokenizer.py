@@ -72,6 +72,15 @@ class TextTokenizer:
         """Whether this id begins a word; always False for a tokenizer that can't tell."""
         return self._to_piece is not None and str(self._to_piece(int(token))).startswith(_WORD_MARKS)
 
+    @property
+    def end(self) -> int | None:
+        """The id that ends a text, None for a tokenizer that has none."""
+        tokenizer = self._tokenizer
+        found = (
+            tokenizer.eos_id() if hasattr(tokenizer, "eos_id") else getattr(tokenizer, "eos_token_id", None)
+        )
+        return int(found) if found is not None and found >= 0 else None
+
     def fingerprint(self) -> str:
         """A short hash of the vocabulary, which says if two sets of ids mean the same."""
         tokenizer = self._tokenizer

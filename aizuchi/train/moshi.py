@@ -39,16 +39,22 @@ class MoshiTrainer(TrainingRun):
 
     Args:
         config: of the run. model: `MoshiForConditionalGeneration`, already with the run's configuration.
-        train, valid: data sources with their weights.
+        train, valid: data sources with their weights. texts: of the steps that learn from text alone.
         tokenizer: writes the text of samples, and is kept with the model.
     """
 
     def __init__(
-        self, config: MoshiTraining, model: Any, train: Sources, valid: Sources = (), tokenizer: Any = None
+        self,
+        config: MoshiTraining,
+        model: Any,
+        train: Sources,
+        valid: Sources = (),
+        tokenizer: Any = None,
+        texts: Sources = (),
     ):
         # accelerate launch --use_fsdp says the same; its own wrapping, which leaves CPUs out, is not used
         shard = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true" or config.shard
-        super().__init__(config)
+        super().__init__(config, some_unused=config.text_only is not None)
         self.sharded = shard and self.accelerator.num_processes > 1
         self.tokenizer = tokenizer
         # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
@@ -69,7 +75,13 @@ class MoshiTrainer(TrainingRun):
             self.model, self.optimizer = model, make_optimizer(model, config)
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizers = {"optimizer": self.optimizer}  # by the names of their files
+        if config.text_only is not None:
+            self.optimizers["text_optimizer"] = make_optimizer(model, config, text_alone=True)
+        self.peaks = {
+            name: [group["lr"] for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
         world = self.accelerator.num_processes
         codebooks = model.config.num_codebooks
         self.steps_data = self.batches = StepBatches(
@@ -80,11 +92,13 @@ class MoshiTrainer(TrainingRun):
             config.text_mask,
             self.accelerator.process_index,
             world,
+            Pieces(texts, config.text_only.frames, config.seed) if config.text_only is not None else None,
+            0.0 if config.text_only is None else config.text_only.share,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0
         self.panels = [
-            ["loss", "text_loss", "audio_loss"],
+            ["loss", "text_loss", "audio_loss", "text_only_loss"],
             ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
             [f"valid_codebook{k}_loss" for k in range(model.config.num_generated_codebooks)],
             ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy"],
@@ -118,6 +132,7 @@ class MoshiTrainer(TrainingRun):
     def train_step(self, batches: list[Batch]) -> Values:
         """One optimizer step over this process's micro-batches; returns what it measured."""
         config, accelerator = self.config, self.accelerator
+        alone = batches[0].text_alone
         inputs = [self.inputs(batch) for batch in batches]
         # (2,) weights of text and audio over the whole step, on all processes
         own = [self._weights(x) for x in inputs]
@@ -148,16 +163,29 @@ class MoshiTrainer(TrainingRun):
         scale = lr_scale(
             config.schedule.kind, self.step, config.steps, config.schedule.warmup, config.schedule.final
         )
-        for group, peak in zip(self.optimizer.param_groups, self.peaks):
+        kind = "text_optimizer" if alone else "optimizer"
+        for group, peak in zip(self.optimizers[kind].param_groups, self.peaks[kind]):
             group["lr"] = peak * scale
-        self.optimizer.step()
+        self.optimizers[kind].step()
         self.optimizer.zero_grad()
         self.step += 1
-        values = {"loss": text + audio, "text_loss": text, "audio_loss": audio, "grad_norm": norm}
+        if alone:
+            values = {"text_only_loss": text}
+        else:
+            values = {"loss": text + audio, "text_loss": text, "audio_loss": audio}
+        values["grad_norm"] = norm
         for group in self.optimizer.param_groups:
             values.setdefault(f"lr_{group['part']}", group["lr"])
         values["frames"] = float(accelerator.reduce(frames, "sum"))
         return values
+
+    def is_logged(self, step: int) -> bool:
+        """Either kind of step is logged the first time that it comes since a step that is due."""
+        if super().is_logged(step):
+            return True
+        due = step - step % self.config.log_every
+        kinds = [self.batches.is_text(n - 1) for n in range(due, step + 1)]
+        return due > 0 and kinds[-1] not in kinds[:-1]
 
     def inputs(self, batch: Batch) -> Any:
         """Columns and labels of a batch, on the model's device, for its task.
@@ -167,6 +195,12 @@ class MoshiTrainer(TrainingRun):
         """
         model, config = self.plain, self.plain.config
         device = self.accelerator.device
+        if batch.text_alone:  # sound that embeds as zero, and nothing to learn of it
+            blank = batch.text.new_full((len(batch.text), config.num_codebooks, batch.text.shape[1]), -1)
+            batch = Batch(batch.text, blank, blank, batch.lengths)
+            inputs = self.inputs(batch)
+            inputs["audio_labels"] = None
+            return inputs
         text, own, user = (
             F.pad(stream.to(device), (0, config.max_delay), value=-1)
             for stream in (batch.text, batch.model, batch.user)
@@ -208,21 +242,26 @@ class MoshiTrainer(TrainingRun):
     def write_state(self, folder: Path) -> None:
         """The model as `from_pretrained` reads it, and the optimizer; sharded ones are gathered."""
         self._save_model(folder)
-        if self.sharded:
-            state = sharding.optimizer_state(self.optimizer, keep=self.main)
-        elif self.main:
-            state = self.optimizer.state_dict()
-        if self.main:
-            torch.save(state, folder / "optimizer.pt")
+        for name, optimizer in self.optimizers.items():
+            if self.sharded:
+                state = sharding.optimizer_state(optimizer, keep=self.main)
+            elif self.main:
+                state = optimizer.state_dict()
+            if self.main:
+                torch.save(state, folder / f"{name}.pt")
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
         self._load_model(folder)
-        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        if self.sharded:
-            sharding.load_optimizer_state(self.optimizer, state)
-        else:
-            self.optimizer.load_state_dict(state)
+        for name, optimizer in self.optimizers.items():
+            path = folder / f"{name}.pt"
+            if name != "optimizer" and not path.exists():
+                continue  # text alone was added to the run after this checkpoint
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if self.sharded:
+                sharding.load_optimizer_state(optimizer, state)
+            else:
+                optimizer.load_state_dict(state)
 
     def export(self) -> Path:
         """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
@@ -297,15 +336,22 @@ class MoshiTrainer(TrainingRun):
         return contextlib.nullcontext()
 
 
-def make_optimizer(model: Any, config: MoshiTraining) -> torch.optim.Optimizer:
-    """AdamW with groups for temporal, depth and text parts; norms and biases do not decay."""
+def make_optimizer(model: Any, config: MoshiTraining, text_alone: bool = False) -> torch.optim.Optimizer:
+    """AdamW with groups for temporal, depth and text parts; norms and biases do not decay.
+
+    ``text_alone``: of the steps that learn from text alone: for all that text goes through, at their one rate.
+    """
     settings = config.optimizer
-    depth_rate = settings.depth_learning_rate or settings.learning_rate
-    rates = {
-        "temporal": settings.learning_rate,
-        "text": settings.learning_rate * settings.text_scale,
-        "depth": depth_rate,
-    }
+    if text_alone:
+        assert config.text_only is not None
+        rate = config.text_only.learning_rate or settings.learning_rate
+        rates = {"temporal": rate, "text": rate}
+    else:
+        rates = {
+            "temporal": settings.learning_rate,
+            "text": settings.learning_rate * settings.text_scale,
+            "depth": settings.depth_learning_rate or settings.learning_rate,
+        }
     groups: dict[tuple[str, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -315,6 +361,8 @@ def make_optimizer(model: Any, config: MoshiTraining) -> torch.optim.Optimizer:
             part = "depth"
         elif name.startswith(("decoder.model.embed_tokens.", "decoder.lm_head.")):
             part = "text"
+        if text_alone and not name.startswith("decoder."):
+            continue
         groups.setdefault((part, parameter.dim() > 1), []).append(parameter)
     return torch.optim.AdamW(
         [

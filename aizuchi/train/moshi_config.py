@@ -48,6 +48,21 @@ class DataConfig:
 
 
 @dataclass
+class TextOnlyConfig:
+    """Steps that learn from text alone, so that the model keeps its language (paper: half of the steps of
+    pre-training, a tenth of those of post-training). They have an optimizer state of their own.
+
+    train: token shards of text (`aizuchi data text`), ``path[:weight],path2[:weight2]``. share: of the steps.
+    frames: tokens of a row. learning_rate: None = that of the temporal model.
+    """
+
+    train: str = ""
+    share: float = 0.5
+    frames: int = 1024
+    learning_rate: float | None = None
+
+
+@dataclass
 class LossConfig:
     """text_padding_weight: of padding targets (paper 0.5). first_codebook_weight: of the semantic codebook, the
     others having 1 (paper 100). user_weight: of the user's codebooks beside the model's; above 0 the model learns
@@ -123,6 +138,7 @@ class MoshiTraining:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     lora: LoraConfig | None = None
+    text_only: TextOnlyConfig | None = None
     steps: int = 1000
     batch_size: int = 16
     micro_batch_size: int = 16
@@ -157,6 +173,11 @@ class MoshiTraining:
         check(0 <= self.text_mask <= 1, f"text_mask is a share between 0 and 1, not {self.text_mask}")
         check(self.loss.user_weight >= 0, "loss.user_weight can't be negative")
         check(self.optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0")
+        if self.text_only is not None:
+            share = self.text_only.share
+            check(0 < share < 1, f"text_only.share must lie between 0 and 1, not {share}")
+            check(self.text_only.frames >= 2, "text_only.frames must be at least 2")
+            check(self.task == "dialogue", "text_only is for task: dialogue")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 
 

@@ -113,11 +113,12 @@ class TrainingRun(ABC):
                     values = self.train_step(batch)
                     frames += values.pop("frames")
                     bar.update()
-                    if self.step % config.log_every == 0 or self.step == config.steps:
+                    if self.is_logged(self.step):
                         seconds = time.perf_counter() - started
                         values |= self.speed(frames, seconds)
                         values["waiting_for_data"] = waited / seconds
-                        bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                        loss = next(value for name, value in values.items() if name.endswith("loss"))
+                        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                         self.write_log(values)
                         started, frames, waited = time.perf_counter(), 0.0, 0.0
                     paused = time.perf_counter()
@@ -166,6 +167,10 @@ class TrainingRun(ABC):
             self._waited = time.perf_counter() - start
             yield batch
             start = time.perf_counter()
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a step (counted from 1) gets a row of the log."""
+        return step % self.config.log_every == 0 or step == self.config.steps
 
     def write_log(self, values: Values) -> None:
         """Add a row to the log."""

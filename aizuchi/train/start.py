@@ -68,9 +68,14 @@ def make_trainer(config: MoshiTraining) -> Any:
         )
     train = open_sources(config.data.train)
     valid = open_sources(config.data.valid) if config.data.valid else []
+    texts = []
+    if config.text_only is not None:
+        if not config.text_only.train:
+            raise AizuchiError("text_only.train must be given: token shards of text (aizuchi data text)")
+        texts = open_sources(config.text_only.train)
     model = make_model(config)
-    tokenizer = find_tokenizer(config, [source for source, _ in [*train, *valid]])
-    return MoshiTrainer(config, model, train, valid, tokenizer)
+    tokenizer = find_tokenizer(config, [source for source, _ in [*train, *valid, *texts]])
+    return MoshiTrainer(config, model, train, valid, tokenizer, texts)
 
 
 def find_tokenizer(config: MoshiTraining, sources: list[TokenSource]) -> KeptTokenizer | None:

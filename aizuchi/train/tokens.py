@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,12 +170,17 @@ def _block_order(
 
 @dataclass
 class Batch:
-    """Rows padded together: text (B, T), codes (B, K, T), lengths (B,); padding is -1."""
+    """Rows padded together: text (B, T), codes (B, K, T), lengths (B,); padding is -1. K is 0 for text alone."""
 
     text: Tensor
     model: Tensor
     user: Tensor
     lengths: Tensor
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether there is no sound in it at all."""
+        return self.model.shape[1] == 0
 
 
 def collate(rows: Sequence[TokenDialogue], codebooks: int) -> Batch:
@@ -199,7 +205,8 @@ class StepBatches(torch.utils.data.Dataset):
     """Optimizer steps by number: the micro-batches of one process.
 
     The rows of step n are the positions n * batch_size and on, whatever the number of processes and the size of a
-    micro-batch, and so is what is masked in them.
+    micro-batch, and so is what is masked in them. With ``texts``, a share of the steps, evenly spread, has rows of
+    text alone, whose batches have no codebooks; either kind of step has positions of its own.
     """
 
     def __init__(
@@ -211,6 +218,8 @@ class StepBatches(torch.utils.data.Dataset):
         text_mask: float = 0.0,
         rank: int = 0,
         world: int = 1,
+        texts: Pieces | None = None,
+        share: float = 0.0,
     ):
         if batch_size % (micro * world):
             raise AizuchiError(
@@ -219,13 +228,25 @@ class StepBatches(torch.utils.data.Dataset):
             )
         self.pieces, self.batch_size, self.micro = pieces, batch_size, micro
         self.codebooks, self.text_mask = codebooks, text_mask
-        self.rank, self.share = rank, batch_size // world
+        self.rank, self.rows = rank, batch_size // world
+        self.texts, self.share = texts, share if texts is not None else 0.0
+
+    def texts_before(self, step: int) -> int:
+        """How many steps of text come before a step (counted from 0)."""
+        return math.floor(step * self.share)
+
+    def is_text(self, step: int) -> bool:
+        """Whether a step learns from text alone."""
+        return self.texts_before(step + 1) > self.texts_before(step)
 
     def __getitem__(self, step: int) -> list[Batch]:
-        first = step * self.batch_size + self.rank * self.share
+        of_text, before = self.is_text(step), self.texts_before(step)
+        turn = before if of_text else step - before
+        first = turn * self.batch_size + self.rank * self.rows
+        draw, codebooks = (self.texts.draw, 0) if of_text and self.texts else (self._row, self.codebooks)
         return [
-            collate([self._row(p) for p in range(start, start + self.micro)], self.codebooks)
-            for start in range(first, first + self.share, self.micro)
+            collate([draw(p) for p in range(start, start + self.micro)], codebooks)
+            for start in range(first, first + self.rows, self.micro)
         ]
 
     def _row(self, position: int) -> TokenDialogue:

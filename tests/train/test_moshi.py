@@ -121,6 +121,54 @@ def test_masked_text_is_not_learned(tmp_path):
     assert 0.35 < hidden < 0.65
 
 
+TEXT_ONLY = dict(share=0.4, frames=16, learning_rate=3e-3)
+
+
+def test_a_share_of_the_steps_learns_from_text_alone(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, text_only=TEXT_ONLY, steps=10))
+    kinds = [trainer.batches[step][0].text_alone for step in range(10)]
+    assert kinds == [False, False, True, False, True, False, False, True, False, True]
+    plain = trainer_of(config_of(tmp_path / "plain", steps=10))
+    for turn, step in enumerate(n for n, alone in enumerate(kinds) if not alone):
+        assert torch.equal(trainer.batches[step][0].model, plain.batches[turn][0].model)
+    trainer.train_step(trainer.batches[0])
+    before = {name: p.clone() for name, p in trainer.plain.named_parameters()}
+    state = {n: s["step"].clone() for n, s in trainer.optimizer.state_dict()["state"].items()}
+    trainer.step = 2
+    values = trainer.train_step(trainer.batches[2])
+    assert values["text_only_loss"] > 0 and "audio_loss" not in values
+    for name, parameter in trainer.plain.named_parameters():
+        learns = name.startswith("decoder.")
+        assert torch.equal(parameter, before[name]) != learns, name
+    assert {n: s["step"] for n, s in trainer.optimizer.state_dict()["state"].items()} == state
+    # the loss is that of the text without any sound
+    batch = trainer.batches[4][0]
+    x = trainer.inputs(batch)
+    assert (x["moshi_audio_codes"][:, 0, 1:] == -1).all() and (x["user_audio_codes"][:, 0, 1:] == -1).all()
+    assert torch.equal(x["input_ids"][:, 1:17], batch.text)
+    assert torch.equal(x["text_labels"][:, 1:17], batch.text)
+
+
+def test_steps_of_text_resume_exactly_and_are_logged_beside_the_others(tmp_path):
+    config = config_of(tmp_path / "whole", text_only=TEXT_ONLY, steps=9, save_every=3, log_every=4)
+    whole = trainer_of(config).run()
+    again = dataclasses.replace(config, output=str(tmp_path / "again"))
+    first = trainer_of(again)
+    for step in range(6):
+        first.train_step(first.batches[step])
+    first.save()
+    assert_same_weights(weights_of(whole), weights_of(trainer_of(again).run()))
+    rows = read_log(tmp_path / "whole/log.csv")
+    # steps 3, 5, 8 are of text; of each kind the first one from each fourth step on is logged, and the last step
+    assert [(row["step"], "text_only_loss" in row) for row in rows] == [
+        ("4", False),
+        ("5", True),
+        ("8", True),
+        ("9", False),
+    ]
+    assert "text_only_loss" in (tmp_path / "whole/log.csv").read_text().splitlines()[0]
+
+
 @pytest.mark.parametrize("task", ["tts", "stt"])
 def test_synthesis_and_recognition_are_delays_and_streams(tmp_path, task):
     delays = dict(text=6) if task == "stt" else dict(audio=5)
@@ -264,8 +312,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
-def test_two_processes_equal_one(tmp_path, shard):
+@pytest.mark.parametrize("kind", ["copies", "shards", "copies with text", "shards with text"])
+def test_two_processes_equal_one(tmp_path, kind):
+    shard = "shards" in kind
     config = config_of(
         tmp_path / "two",
         steps=4,
@@ -273,6 +322,9 @@ def test_two_processes_equal_one(tmp_path, shard):
         optimizer=dict(learning_rate=1e-3, depth_learning_rate=1e-3),
         shard=shard,
         eval_every=4,
+        # Adam's first step has the rate's size however small a gradient is, and the text's own first step comes late:
+        # what rounds apart there differs by a share of this rate
+        text_only=dict(TEXT_ONLY, learning_rate=1e-4) if "text" in kind else None,
     )
     assert f"holds {'0.5' if shard else '1.0'}" in launch(config, tmp_path)
     valid = dialogues(3, seed=9)
@@ -297,7 +349,10 @@ def test_two_processes_equal_one(tmp_path, shard):
             fsdp = {"ACCELERATE_USE_FSDP": "true"} if shard else {}
             said = launch(dataclasses.replace(again, shard=False), tmp_path, **fsdp)
             assert f"holds {'0.5' if shard else '1.0'}" in said
-        assert [row["step"] for row in read_log(tmp_path / name / "log.csv") if "loss" in row] == ["3", "4"]
+        assert [row["step"] for row in read_log(tmp_path / name / "log.csv") if "grad_norm" in row] == [
+            "3",
+            "4",
+        ]
         assert_same_weights(weights_of(one), weights_of(tmp_path / name / "model"), 1e-6)
 
 
@@ -309,6 +364,8 @@ def test_two_processes_equal_one(tmp_path, shard):
         (dict(model=dict(hiden_size=3)), "did you mean 'hidden_size'"),
         (dict(model=dict(ffn_dim=33)), "model: .*must be even"),
         (dict(batch_size=5), "must be a multiple of micro_batch_size"),
+        (dict(text_only=dict(share=1.0)), "text_only.share must lie between 0 and 1"),
+        (dict(text_only={}, task="tts"), "text_only is for task: dialogue"),
         (dict(lora={}), "lora adapts a `checkpoint`"),
         (dict(schedule=dict(kind="line")), "schedule.kind"),
     ],

@@ -60,6 +60,13 @@ def dialogues(count=8, frames=24, seed=0, codebooks=4, codes=32, vocab=40):
     return made
 
 
+def texts(count=3, tokens=60, seed=5, vocab=40):
+    """Text alone."""
+    rng = np.random.default_rng(seed)
+    none = np.zeros((0, tokens), np.int16)
+    return [TokenDialogue(rng.integers(4, vocab, tokens).astype(np.int32), none, none) for _ in range(count)]
+
+
 def config_of(output, **changes):
     """A run's configuration; sections are merged key by key."""
     values = dict(
@@ -88,7 +95,11 @@ def trainer_of(config, train=None, valid=None):
     torch.set_num_threads(1)
     train = dialogues() if train is None else train
     return MoshiTrainer(
-        config, make_model(config), [(TokenList(train), 1.0)], [(TokenList(valid), 1.0)] if valid else []
+        config,
+        make_model(config),
+        [(TokenList(train), 1.0)],
+        [(TokenList(valid), 1.0)] if valid else [],
+        texts=[(TokenList(texts()), 1.0)] if config.text_only is not None else [],
     )
 
 
