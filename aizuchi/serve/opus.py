@@ -65,4 +65,4 @@ class OpusOut:
 def as_int16(pcm: np.ndarray) -> Samples:
     """Float samples as 16-bit ones; what is not finite is silence."""
     clean = np.nan_to_num(pcm, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(np.rint(clean * 32768.0), -32768, 32767).astype(np.int16)
+    return np.clip(np.rint(np.clip(clean, -1.0, 1.0) * 32768.0), -32768, 32767).astype(np.int16)

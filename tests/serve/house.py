@@ -62,9 +62,15 @@ class House:
 
 @contextlib.contextmanager
 def house(
-    model: Any, rows: int = 2, limits: Limits | None = None, keys: Any = (), origins: Any = (), **options: Any
+    model: Any,
+    rows: int = 2,
+    limits: Limits | None = None,
+    keys: Any = (),
+    origins: Any = (),
+    tls: Any = (),
+    **options: Any,
 ) -> Iterator[House]:
-    """Start a server, wait until it is ready, and stop it at the end."""
+    """Start a server, wait until it is ready, and stop it at the end. ``tls``: files of a certificate and its key."""
     torch.set_num_threads(1)
     box: dict[str, House] = {}
     scheduler = Scheduler(
@@ -74,7 +80,7 @@ def house(
     doors = Doors(Keys(keys), LOOPBACK, origins)
     service = Service(scheduler, doors, "tiny", "a tiny model", random=True, **options)
     sock = listen("127.0.0.1", 0)
-    server = make_server(service)
+    server = make_server(service, *tls)
     here = box["house"] = House(service, server, sock.getsockname()[1])
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
+import ssl
+import subprocess
 import types
 
 import numpy as np
@@ -16,7 +19,7 @@ from aizuchi.serve import scheduler as scheduler_module
 from aizuchi.serve import seats as seats_module
 from aizuchi.serve import server as server_module
 from aizuchi.serve.caller import Ended, Said
-from tests.serve.house import FRAME, house, plain, speech, wait_for
+from tests.serve.house import FRAME, PlainClient, house, plain, speech, wait_for
 
 
 def test_garbage_in_a_conversation(here):
@@ -81,6 +84,30 @@ def test_a_caller_that_vanishes_without_a_packet_is_missed(model, monkeypatch):
     with house(model) as here, upgraded(here):
         wait_for(lambda: here.scheduler.live == 0 and not here.server.server_state.connections)
         assert len(here.scheduler._parking) == 1  # it may come back
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_tls(model, tmp_path):
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=DNS:localhost -keyout {key} -out {cert}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+
+    async def talk(here):
+        trusted = ssl.create_default_context(cafile=cert)
+        url = f"wss://localhost:{here.port}/v1/stream"
+        async with websockets.connect(url, ssl=trusted) as connection:
+            client = PlainClient(connection)
+            await client.start(settings={"seed": 1})
+            await client.send(speech(1)[0])
+            await client.until_frames(1)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await websockets.connect(url)  # nobody vouches for it
+        with pytest.raises((websockets.InvalidMessage, ConnectionError)):
+            await websockets.connect(f"ws://localhost:{here.port}/v1/stream")
+
+    with house(model, tls=(cert, key)) as here:
+        asyncio.run(talk(here))
 
 
 @pytest.mark.parametrize(

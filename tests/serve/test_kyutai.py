@@ -193,7 +193,7 @@ def test_any_message_is_parsed_or_refused(message):
 
 
 QUERY = st.dictionaries(
-    st.sampled_from([*kyutai._QUERY, "audio_seed", "text_seed", "max_steps", "email"]),
+    st.sampled_from([*kyutai._QUERY, "seed", "audio_seed", "text_seed", "max_steps", "email"]),
     st.one_of(st.text(max_size=12), st.floats().map(str), st.integers().map(str)),
 )
 
@@ -206,6 +206,17 @@ def test_any_query_gives_settings_or_our_error(query):
         assert isinstance(sampling.seed, int)
     except AizuchiError:
         pass
+
+
+def test_seeds_by_their_several_names():
+    def seed(**query):
+        return kyutai.sampling_of(query, Sampling())[0].seed
+
+    assert seed(audio_seed="5") == seed(text_seed="5") == seed(seed="5", audio_seed="7") == 5
+    assert seed(audio_seed="5", text_seed="6") == seed(audio_seed="5", text_seed="6") not in (5, 6)
+    assert seed() != seed() and seed(seed="-1") >= 0  # PersonaPlex's word for any
+    prompts = {"voice_prompt": "NATF2.pt", "text_prompt": "You are kind."}
+    assert kyutai.sampling_of(prompts | {"seed": "3"}, Sampling())[0] == Sampling(seed=3)
 
 
 @settings(max_examples=60)

@@ -42,7 +42,9 @@ _PAUSE, _GO_ON = 2, (0, 3)
 def sampling_of(query: Mapping[str, str], base: Sampling) -> tuple[Sampling, int | None]:
     """The settings that a query asks for, and the longest conversation in frames.
 
-    Text and voice share one seed here: `audio_seed`, or `text_seed`, or both mixed; without any it is drawn.
+    Text and voice share one seed here: `seed` (what PersonaPlex's clients send), `audio_seed`, or `text_seed`, or
+    the latter two mixed; without any, or below zero, it is drawn. `voice_prompt` and `text_prompt` mean nothing to
+    a model that takes no prompts, and are passed over.
 
     Raises:
         AizuchiError: a value that is no number, or out of range.
@@ -52,9 +54,11 @@ def sampling_of(query: Mapping[str, str], base: Sampling) -> tuple[Sampling, int
         if query.get(theirs, "") != "":
             values[ours] = number(theirs, query[theirs])
     seeds = [int(number(name, query[name])) for name in ("audio_seed", "text_seed") if query.get(name)]
+    if query.get("seed"):
+        seeds = [int(number("seed", query["seed"]))]
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         seeds = [(seeds[0] * 2654435761 + seeds[1]) % (1 << 62)]
-    values["seed"] = seeds[0] if seeds else random_seed()
+    values["seed"] = seeds[0] if seeds and seeds[0] >= 0 else random_seed()
     steps = query.get("max_steps")
     limit = int(number("max_steps", steps)) if steps else None
     if limit is not None and limit < 1:
