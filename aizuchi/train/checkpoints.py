@@ -87,6 +87,36 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def writing_model(target: Path, accelerator: Any) -> Iterator[Path]:
+    """Give the folder to write a finished model to; it takes the place of ``target`` when it is complete.
+
+    Raises:
+        AizuchiError: it could not be written; what stood there is as it was.
+    """
+    temporary = target.with_name(_TEMPORARY + target.name)
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        yield temporary
+        if accelerator.is_main_process:
+            flush(temporary)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+    except Exception as error:
+        if isinstance(error, AizuchiError):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise AizuchiError(
+            f"can't write the model to {target} ({_reason(error)}); the checkpoints are untouched. "
+            "Make room on the disk, then start the same command again: it writes the model."
+        ) from error
+    accelerator.wait_for_everyone()
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What `CheckpointFolder.writing` was given, with the step; refuses another format."""
     try:

@@ -23,7 +23,7 @@ from aizuchi.models.adapters import load_trained, trained
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
-from .checkpoints import save_model
+from .checkpoints import save_model, writing_model
 from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
@@ -61,8 +61,8 @@ class MoshiTrainer(TrainingRun):
         model.float().train()
         model.freeze_audio_encoder()
         if config.lora is not None and config.precision == "bf16":
-            for parameter in model.parameters():  # what never changes needs no master copy
-                if not parameter.requires_grad:
+            for name, parameter in model.named_parameters():  # what never changes needs no master copy
+                if not (parameter.requires_grad or name.startswith("audio_encoder.")):
                     parameter.data = parameter.data.to(torch.bfloat16)
         model.config.use_cache = False
         if config.gradient_checkpointing:
@@ -266,8 +266,8 @@ class MoshiTrainer(TrainingRun):
     def export(self) -> Path:
         """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
         target = self.folder / "model"
-        self._save_model(target)
-        self.accelerator.wait_for_everyone()
+        with writing_model(target, self.accelerator) as folder:
+            self._save_model(folder)
         return target
 
     def _save_model(self, folder: Path) -> None:

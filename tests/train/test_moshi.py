@@ -1,5 +1,6 @@
 """The training loop: what a step learns, that a split of its rows changes nothing, exact resume, and its faults."""
 
+import contextlib
 import dataclasses
 import resource
 import shutil
@@ -288,27 +289,58 @@ def test_bf16_computes_in_bf16_and_learns_in_fp32(tmp_path):
     assert {p.dtype for p in half.plain.parameters()} == {torch.float32}
 
 
+@contextlib.contextmanager
+def full_disk():
+    """No file can grow beyond 20 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     trainer = trainer_of(config_of(tmp_path))
     trainer.train_step(trainer.batches[0])
     trainer.save()
     good = weights_of(trainer.checkpoints.latest())
     trainer.train_step(trainer.batches[1])
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a file can't grow beyond: as if full
-        with pytest.raises(
-            AizuchiError, match="can't write the checkpoint of step 2.*step_00000001 is the last good"
-        ):
-            trainer.save()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    message = "can't write the checkpoint of step 2.*step_00000001 is the last good"
+    with full_disk(), pytest.raises(AizuchiError, match=message):
+        trainer.save()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     assert_same_weights(good, weights_of(trainer.checkpoints.latest()))
     trainer.save()
     assert trainer.checkpoints.latest().name == "step_00000002"
+
+
+def test_a_full_disk_leaves_the_finished_model(tmp_path):
+    trainer = trainer_of(config_of(tmp_path))
+    good = weights_of(trainer.export())
+    trainer.train_step(trainer.batches[0])
+    with full_disk(), pytest.raises(AizuchiError, match="can't write the model.*checkpoints are untouched"):
+        trainer.export()
+    assert_same_weights(good, weights_of(tmp_path / "model"))
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_stage_has_delays_of_its_own(tmp_path):
+    """Pre-training with the acoustic codes two frames behind, post-training with one."""
+    first = trainer_of(config_of(tmp_path / "first", delays=dict(acoustic=2), steps=2))
+    assert first.plain.config.delays == [0, 0, 2, 2, 2, 0, 2, 2, 2]
+    stage = dict(model=None, checkpoint=str(first.run()), steps=2)
+    same = trainer_of(config_of(tmp_path / "same", **stage))
+    assert same.plain.config.delays == first.plain.config.delays
+    second = trainer_of(config_of(tmp_path / "second", delays=dict(acoustic=1), **stage))
+    row = second.batches[0][0]
+    x = second.inputs(row)
+    assert torch.equal(x["moshi_audio_codes"][0, 0, 1:6], row.model[0, 0, :5])
+    assert torch.equal(x["moshi_audio_codes"][0, 1, 2:7], row.model[0, 1, :5])
+    model = MoshiForConditionalGeneration.from_pretrained(second.run())
+    assert model.config.delays == [0, 0, 1, 1, 1, 0, 1, 1, 1]
 
 
 @pytest.mark.slow
