@@ -47,7 +47,9 @@ def frames(config: Any, seed: int = 0) -> Iterator[Tensor]:
     """The user's codes (1, K, 1), frame after frame, the same for everybody."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        yield torch.randint(0, config.audio_vocab_size, (1, config.num_user_codebooks, 1), generator=generator)
+        yield torch.randint(
+            0, config.audio_vocab_size, (1, config.num_user_codebooks, 1), generator=generator
+        )
 
 
 def our_lm(model: Any, rows: int = 1, **options: Any) -> Step:
@@ -78,7 +80,9 @@ def moshi_lm(model: Any, dtype: torch.dtype) -> Step:
 
     raw = kyutai_config(model.config)
     assert raw is not None
-    raw = {key: value for key, value in raw.items() if key in loaders._lm_kwargs or key.startswith("depformer")}
+    raw = {
+        key: value for key, value in raw.items() if key in loaders._lm_kwargs or key.startswith("depformer")
+    }
     original = loaders.get_moshi_lm(None, {**loaders._lm_kwargs, **raw}, dtype=dtype).eval()
     ours = model.state_dict()
     weights: dict[str, Tensor] = {}

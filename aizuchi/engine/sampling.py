@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels import few as kernels
 from ..models.state import State
 
 _MASK = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31, 11)}
@@ -141,6 +142,15 @@ def shape_text(logits: Tensor, settings: RowSettings, padding: int, quiet: tuple
     Args:
         padding: id of the padding. quiet: ids that are never penalised (padding and its end).
     """
+    history = settings.history
+    bonus, penalty, context = (
+        settings.padding_bonus,
+        settings.repetition_penalty,
+        settings.repetition_context,
+    )
+    few = kernels.shape_text(logits, padding, torch.tensor(quiet), (bonus, penalty, context), history)
+    if few is not None:
+        return few
     logits = logits.clone()
     logits[:, padding] += settings.padding_bonus
     # Count from the newest: entry i is MAX_CONTEXT - i frames old.
@@ -174,6 +184,9 @@ def choose(
     Returns:
         (rows,) ids
     """
+    few = kernels.choose(logits, (temperature, top_k, top_p, seed, frame), codebook)
+    if few is not None:
+        return few
     size = logits.shape[1]
     count = size if candidates is None else min(candidates, size)
     values, ids = logits.topk(count, dim=-1)  # (rows, count), best first

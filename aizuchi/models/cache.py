@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..kernels.stack import FEW, FusedStack, Past, try_fused, wanted
 from .state import State, keep_inactive, row_tensor
 
 
@@ -63,6 +64,7 @@ class RingCache(State):
     offset: Tensor = row_tensor()  # (rows,) int64, tokens seen so far
     window: int = 0
     chunk: int = 1
+    fused: FusedStack | None = None  # the layers over this ring in one call, where the library has them
 
     @classmethod
     def create(
@@ -93,7 +95,23 @@ class RingCache(State):
     def capacity(self) -> int:
         return self.key_positions.shape[1]
 
-    def begin(self, length: int, active: Tensor | None = None) -> RingPlan:
+    def begin(self, length: int, active: Tensor | None = None) -> RingPlan | FusedPlan:
+        """What one forward over ``length`` new tokens of every active row needs; see `RingPlan` and `FusedPlan`."""
+        few = length <= self.chunk and length * self.rows <= FEW
+        if self.fused is not None and few and wanted():
+            if (past := self._past()) is not None:
+                return FusedPlan(self, past, length, active)
+        return self.plan(length, active)
+
+    def _past(self) -> Past | None:
+        """The library's view of this ring, made once."""
+        if not hasattr(self, "_view"):
+            guarded = self.capacity < self.window + self.chunk - 1  # the original's ring: left to torch
+            ring = (self.keys, self.values, self.key_positions, self.offset, self.window)
+            self._view = None if guarded else try_fused(Past, *ring)
+        return self._view
+
+    def plan(self, length: int, active: Tensor | None = None) -> RingPlan:
         """Make room for ``length`` new tokens in every active row, and say what they may look at.
 
         Rows that are not active are computed with the others but keep their position: what is written for
@@ -137,6 +155,25 @@ class RingPlan:
                 new = keep_inactive(new, buffer[rows, :, self.slots], self.guarded)
             buffer[rows, :, self.slots] = new
         return seen
+
+
+@dataclass
+class FusedPlan:
+    """One forward of all layers by the library, which makes room in the ring itself."""
+
+    ring: RingCache
+    past: Past
+    length: int
+    active: Tensor | None
+
+    def run(self, x: Tensor) -> Tensor:
+        """Embeddings (rows, length, dim) -> the last layer's output."""
+        assert self.ring.fused is not None
+        return self.ring.fused.run(x, self.past, self.active)
+
+    def unfused(self) -> RingPlan:
+        """The same forward layer by layer, for what the library does not give."""
+        return self.ring.plan(self.length, self.active)
 
 
 class SequenceCache:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from ..kernels.weights import Weight, plain_weight
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precisions are widened to float32; float32 and float64 stay."""
@@ -152,6 +154,10 @@ class PerCodebookLinear(nn.Module):
     def step(self, x: Tensor, index: int) -> Tensor:
         """x: (rows, in) through codebook ``index``'s weight."""
         return F.linear(x, self.weight[self._index(index)])
+
+    def kernel_weight(self, index: int) -> Weight:
+        """Codebook ``index``'s matrix, for the library."""
+        return plain_weight(self.weight[self._index(index)])
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, weights={self.weight.shape[0]}"

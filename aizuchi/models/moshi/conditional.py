@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin
 
+from ...kernels.few import sum_of_entries
 from ..cache import RingCache
 from ..layers import TokenEmbedding
 from ..mimi import MimiModel
@@ -149,6 +150,11 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
 
     def embed_columns(self, columns: Tensor, condition_sum: Tensor | None = None) -> Tensor:
         """Columns (B, 1 + num_input_codebooks, T) -> the temporal model's input (B, T, H)."""
+        if columns.shape[2] == 1 and condition_sum is None:
+            tables = [self.temporal.embed_tokens, *self.embed_tokens]
+            few = sum_of_entries(self, tables, columns[:, :, 0])
+            if few is not None:
+                return few[:, None]
         x = self.embed_tokens[0](columns[:, 1])
         for i, table in enumerate(self.embed_tokens[1:], start=2):
             x = x + table(columns[:, i])

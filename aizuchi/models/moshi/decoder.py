@@ -17,12 +17,15 @@ from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ..cache import Plan, RingCache, SequenceCache
+from ...kernels.few import few_rows
+from ...kernels.stack import try_fused
+from ..cache import FusedPlan, Plan, RingCache, SequenceCache
 from ..layers import GatedMLP, TokenEmbedding, make_norm, rotary_angles
 from .attention import CrossAttention, SelfAttention, linear_maker
 from .base import REST_OF_THE_WHOLE, MoshiPreTrainedModel
 from .caches import check_cache, check_ring, from_legacy, to_legacy
 from .configuration import MoshiConfig
+from .fused import fused_temporal
 from .losses import causal_text_loss
 from .outputs import MoshiCausalLMOutputWithPast
 from .resize import resize_text_vocabulary
@@ -92,7 +95,7 @@ class MoshiModel(MoshiPreTrainedModel):
     def init_state(self, rows: int, device: Any = None, dtype: Any = None, chunk: int = 1) -> RingCache:
         """An empty ring over ``sliding_window`` frames for ``rows`` conversations."""
         config = self.config
-        return RingCache.create(
+        ring = RingCache.create(
             rows,
             config.num_hidden_layers,
             config.num_key_value_heads,
@@ -102,6 +105,8 @@ class MoshiModel(MoshiPreTrainedModel):
             device=device or self.device,
             dtype=dtype or self.dtype,
         )
+        ring.fused = try_fused(fused_temporal, self)
+        return ring
 
     def cross_keys_values(self, source: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer's cross-attention, from a condition (rows, S, H)."""
@@ -110,12 +115,16 @@ class MoshiModel(MoshiPreTrainedModel):
     def run(
         self,
         x: Tensor,
-        plan: Plan,
+        plan: Plan | FusedPlan,
         condition: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """The layers and the final norm over embeddings (rows, T, H), whatever holds the past."""
+        if isinstance(plan, FusedPlan):
+            if condition is None and not output_attentions and not output_hidden_states:
+                return plan.run(x), None, None
+            plan = plan.unfused()
         angles = rotary_angles(plan.positions, self.config.head_dim, self.config.rope_theta)
         states: list[Tensor] = []
         attentions: list[Tensor] = []
@@ -187,7 +196,7 @@ class MoshiModel(MoshiPreTrainedModel):
                     "`state` holds past, mask and positions itself: pass none of them beside it."
                 )
             check_ring(state, config, inputs_embeds.shape[0])
-            plan: Plan = state.begin(inputs_embeds.shape[1], active)
+            plan: Plan | FusedPlan = state.begin(inputs_embeds.shape[1], active)
             past, legacy = None, False
         else:
             past, legacy = self._past(past_key_values, use_cache, inputs_embeds.shape[0])
@@ -264,7 +273,8 @@ class MoshiForCausalLM(MoshiPreTrainedModel, GenerationMixin):
     def text_logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., V)."""
         if self.lm_head is not None:
-            return self.lm_head(hidden)
+            few = few_rows(self.lm_head, hidden) if hidden.dim() == 2 else None
+            return self.lm_head(hidden) if few is None else few
         return F.linear(hidden, self.model.embed_tokens.weight[: self.config.text_output_size])
 
     def get_input_embeddings(self) -> nn.Module:

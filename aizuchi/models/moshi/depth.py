@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ...kernels.stack import FusedDepth, Past, try_fused, wanted
 from ..cache import Plan, SequenceCache, window_mask
 from ..layers import PerCodebookLinear, TokenEmbedding, make_norm
 from ..state import State
@@ -22,6 +23,7 @@ from .base import REST_OF_THE_WHOLE, MoshiPreTrainedModel
 from .caches import check_cache, from_legacy, to_legacy
 from .configuration import MoshiDepthConfig
 from .decoder import MoshiDecoderLayer
+from .fused import fused_depth
 from .losses import audio_loss_parts, normalised
 from .validation import check_embeds, check_one_of, check_range
 
@@ -32,6 +34,15 @@ class DepthState(State):
 
     keys: list[Tensor]
     values: list[Tensor]
+    fused: FusedDepth | None = None  # the steps in one call each, where the library has them
+
+    def past(self) -> Past | None:
+        """The library's view of these buffers, made once; None where it is not to be used."""
+        if self.fused is None or not wanted():
+            return None
+        if not hasattr(self, "_view"):
+            self._view = try_fused(Past, self.keys, self.values)
+        return self._view
 
 
 class _FrameStep:
@@ -92,14 +103,18 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.text_embed_tokens = value
 
-    def init_state(self, rows: int, device: Any = None, dtype: Any = None) -> DepthState:
-        """Buffers for the keys and values of one frame of ``rows`` conversations."""
+    def init_state(self, rows: int, device: Any = None, dtype: Any = None, fused: bool = True) -> DepthState:
+        """Buffers for the keys and values of one frame of ``rows`` conversations.
+
+        ``fused``: let the library run the steps, where it can.
+        """
         config = self.config
         shape = (rows, config.num_key_value_heads, config.num_codebooks, config.head_dim)
         make = dict(device=device or self.device, dtype=dtype or self.dtype)
         return DepthState(
             keys=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
             values=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
+            fused=try_fused(fused_depth, self) if fused else None,
         )
 
     def _layers(self, x: Tensor, plan: Plan, first: int) -> Tensor:
@@ -145,11 +160,18 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         Returns:
             (rows, steps) codes
         """
-        state = self.init_state(text.shape[0], dtype=hidden.dtype) if state is None else state
+        if state is None:
+            state = self.init_state(text.shape[0], dtype=hidden.dtype, fused=False)
         token, codes = text, []
+        past = state.past()
+        wide = hidden.float().contiguous() if past is not None else hidden
         for k in range(self.config.num_codebooks if steps is None else steps):
-            x = self._layers(self.embed(token[:, None], hidden, first=k), _FrameStep(state, k), first=k)
-            token = choose(self._head(x, first=k)[:, 0], k)
+            if past is not None and state.fused is not None:
+                logits = state.fused.step(k, token, wide, past)
+            else:
+                x = self._layers(self.embed(token[:, None], hidden, first=k), _FrameStep(state, k), first=k)
+                logits = self._head(x, first=k)[:, 0]
+            token = choose(logits, k)
             codes.append(token)
         return torch.stack(codes, dim=1)
 

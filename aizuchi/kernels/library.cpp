@@ -1,0 +1,163 @@
+// The doors of the library: plain C functions without torch's headers, so that it compiles in seconds and fits every
+// version of torch. All activations are float32; ids are int64; `active` is one byte a row, or null for all.
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "choose.h"
+#include "stack.h"
+
+using namespace aizuchi;
+
+namespace {
+
+template <class F>
+void together(int64_t threads, F f) {
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel num_threads(int(threads))
+    f(Worker{omp_get_thread_num(), omp_get_num_threads()});
+    return;
+  }
+#endif
+  f(Worker{0, 1});
+}
+
+struct Table {
+  const void* weight;  // (entries, dim)
+  int64_t format, entries;
+};
+
+// x (rows, length, dim) -> y, same. Rows that are not active keep their past, and give zeros.
+void through(const Stack& stack, const Past& past, const uint8_t* active, int64_t length, int64_t index, const float* x,
+             float* y, int64_t threads) {
+  static thread_local Shared shared;
+  Shared& ours = shared;  // the calling thread's, which all workers are to see
+  place(stack, past, active, length, index, ours.places);
+  const Places& places = ours.places;
+  const int64_t count = int64_t(places.row.size()), dim = stack.dim;
+  int64_t hidden = 0;
+  for (int64_t l = 0; l < stack.count; l++) hidden = std::max(hidden, stack.layers[l].down.in);
+  float* mine = ours.x.floats(count * dim);
+  ours.mixed.floats(count * (stack.heads + 2 * stack.kv_heads) * stack.head_dim);
+  ours.attended.floats(count * stack.heads * stack.head_dim);
+  ours.inner.floats(2 * count * hidden);
+  for (int64_t p = 0; p < count; p++)
+    std::memcpy(mine + p * dim, x + (places.row[p] * length + p % length) * dim, dim * sizeof(float));
+  if (count) together(threads, [&](Worker worker) { run(stack, past, length, ours, mine, worker); });
+  if (count < past.rows * length) std::memset(y, 0, past.rows * length * dim * sizeof(float));
+  for (int64_t p = 0; p < count; p++) {
+    float* to = y + (places.row[p] * length + p % length) * dim;
+    if (stack.last)
+      normalise(*stack.last, mine + p * dim, to, dim);
+    else
+      std::memcpy(to, mine + p * dim, dim * sizeof(float));
+  }
+}
+
+void linear_of(const Linear& linear, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t rows, int64_t threads) {
+  if (linear.out * linear.in < 65536) threads = 1;
+  together(threads, [&](Worker worker) {
+    thread_local Buffer ordered;
+    int64_t stride = ldx;
+    const float* in = prepare(linear, x, stride, rows, ordered);
+    outputs_of(linear, worker.begin(linear.out), worker.end(linear.out), in, stride, rows,
+               [&](int64_t o, int64_t r, float v) { y[r * ldy + o] = v; });
+  });
+}
+
+// y (rows, dim) += entries ids[row, table] of the tables; a negative id adds nothing.
+void embed(const Table* tables, int64_t count, int64_t dim, const int64_t* ids, int64_t ldi, float* y, int64_t rows) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t t = 0; t < count; t++) {
+      float* to = y + r * dim;
+      const int64_t id = ids[r * ldi + t];
+      if (id < 0 || id >= tables[t].entries) continue;  // ids are checked where they come in
+      if (tables[t].format == F32) {
+        const float* from = (const float*)tables[t].weight + id * dim;
+        for (int64_t i = 0; i < dim; i++) to[i] += from[i];
+      } else {
+        const uint16_t* from = (const uint16_t*)tables[t].weight + id * dim;
+        for (int64_t i = 0; i < dim; i++) to[i] += widen(from[i]);
+      }
+    }
+}
+
+// A step of the depth decoder: the token's entry and the projected hidden state, the layers, the head.
+struct Step {
+  Table table;
+  Linear projection;
+  Stack stack;
+  Linear head;
+};
+
+}  // namespace
+
+
+extern "C" {
+
+// 1 where vectors of 16 floats are one register.
+int64_t aizuchi_wide() {
+#if defined(__AVX512F__)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
+// y (rows, out; ldy apart) = x (rows, in; ldx apart) W^T + bias
+void aizuchi_linear(const Linear* linear, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
+                    int64_t threads) {
+  linear_of(*linear, x, ldx, y, ldy, rows, threads);
+}
+
+// y (rows, dim) = sum of the entries that ids (rows, count) name
+void aizuchi_embed(const Table* tables, int64_t count, int64_t dim, const int64_t* ids, float* y, int64_t rows) {
+  std::memset(y, 0, rows * dim * sizeof(float));
+  embed(tables, count, dim, ids, count, y, rows);
+}
+
+// See `through`.
+void aizuchi_stack(const Stack* stack, const Past* past, const uint8_t* active, int64_t length, const float* x,
+                   float* y, int64_t threads) {
+  through(*stack, *past, active, length, 0, x, y, threads);
+}
+
+// Codebook step `index` of a frame: ids (rows), x (rows, projection.in) -> logits (rows, head.out)
+void aizuchi_depth_step(const Step* step, const Past* past, int64_t index, const int64_t* ids, const float* x,
+                        float* logits, int64_t threads) {
+  thread_local Buffer in, out;
+  const int64_t dim = step->stack.dim, rows = past->rows;
+  float *here = in.floats(rows * dim), *there = out.floats(rows * dim);
+  linear_of(step->projection, x, step->projection.in, here, dim, rows, threads);
+  embed(&step->table, 1, dim, ids, 1, here, rows);
+  through(step->stack, *past, nullptr, 1, index, here, there, threads);
+  linear_of(step->head, there, dim, logits, step->head.out, rows, threads);
+}
+
+// ids (rows) of logits (rows, n); see choose.h
+void aizuchi_choose(const float* logits, int64_t n, const float* temperature, const int64_t* top_k, const float* top_p,
+                    const int64_t* seed, const int64_t* frame, int64_t codebook, int64_t* ids, int64_t rows) {
+  const Choice choice{temperature, top_k, top_p, seed, frame};
+  for (int64_t r = 0; r < rows; r++) ids[r] = choose(logits + r * n, n, choice, r, codebook);
+}
+
+// Padding bonus and repetition penalty on logits (rows, n), in place. history (rows, length): the newest last.
+void aizuchi_shape_text(float* logits, int64_t n, int64_t rows, int64_t padding, const int64_t* quiet, int64_t quiets,
+                        const float* bonus, const float* penalty, const int64_t* context, const int64_t* history,
+                        int64_t length) {
+  for (int64_t r = 0; r < rows; r++) {
+    float* row = logits + r * n;
+    const int64_t* ids = history + r * length;
+    row[padding] += bonus[r];
+    if (penalty[r] == 1.f) continue;
+    for (int64_t i = std::max<int64_t>(0, length - context[r]); i < length; i++) {
+      bool counts = ids[i] >= 0 && ids[i] < n;
+      for (int64_t q = 0; q < quiets; q++) counts &= ids[i] != quiet[q];
+      for (int64_t j = std::max<int64_t>(0, length - context[r]); j < i && counts; j++) counts = ids[j] != ids[i];
+      if (counts) row[ids[i]] = row[ids[i]] > 0.f ? row[ids[i]] / penalty[r] : row[ids[i]] * penalty[r];
+    }
+  }
+}
+
+}
