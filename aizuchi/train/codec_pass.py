@@ -12,12 +12,23 @@ from .mimi_config import MimiTraining
 
 
 class CodecPass(nn.Module):
-    """The codec and the head of its semantic codebook as one module, so that processes share one backward pass."""
+    """The codec and the head of its semantic codebook as one module, so that processes share one backward pass.
 
-    def __init__(self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None):
+    ``decoder_only``: nothing that the codes depend on is trained.
+    """
+
+    def __init__(
+        self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None, decoder_only: bool = False
+    ):
         super().__init__()
         self.codec, self.head = codec, head
         self.quantizer = quantizer
+        self.decoder_only = decoder_only
+        if decoder_only:
+            codec.requires_grad_(False)
+            for part in (codec.upsample, codec.decoder_transformer, codec.decoder):
+                if part is not None:
+                    part.requires_grad_(True)
 
     def forward(
         self,
@@ -32,8 +43,9 @@ class CodecPass(nn.Module):
         Args:
             levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
         """
-        latents = decoded = self.codec.encode_latent(wave)
-        quantized = self.quantizer.quantize(latents, levels) if quantize else None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            latents = decoded = self.codec.encode_latent(wave)
+            quantized = self.quantizer.quantize(latents, levels) if quantize else None
         if quantized is not None:
             decoded = quantized.latents
             if bypass is not None:
@@ -51,6 +63,8 @@ def make_optimizer(model: CodecPass, config: MimiTraining) -> torch.optim.Optimi
     decaying: list[Any] = []
     others: list[Any] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (decaying if "transformer" in name and parameter.dim() > 1 else others).append(parameter)
     groups = [
         {"params": decaying, "weight_decay": config.optimizer.weight_decay},

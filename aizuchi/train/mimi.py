@@ -33,6 +33,7 @@ from .schedule import lr_scale
 from .spectral import SpectralLoss
 from .teachers import ClusterTeacher, FeatureHead, LabelHead
 from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps, load_object
+from .weight_norm import add_weight_norm, without_weight_norm
 
 
 class MimiTrainer(TrainingRun):
@@ -56,6 +57,9 @@ class MimiTrainer(TrainingRun):
         super().__init__(config, some_unused=True)  # until quantization begins
         accelerator = self.accelerator
         codec.float().train()
+        self.decoder_only = config.train == "decoder"
+        if config.weight_norm:
+            add_weight_norm(*([] if self.decoder_only else [codec.encoder]), codec.decoder)
         sizes = codec.config
         self.samples = max(1, round(config.data.seconds * SAMPLE_RATE / sizes.frame_size)) * sizes.frame_size
         self.steps_data = WaveSteps(
@@ -79,7 +83,8 @@ class MimiTrainer(TrainingRun):
         self.teacher = self._make_teacher(teacher)
         self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)
         self.spectral.to(accelerator.device)
-        codec_pass = CodecPass(codec, self.codebooks, self._make_head(sizes.hidden_size))
+        head = None if self.decoder_only else self._make_head(sizes.hidden_size)
+        codec_pass = CodecPass(codec, self.codebooks, head, self.decoder_only)
         optimizer = make_optimizer(codec_pass, config)
         self.averages = None if config.ema is None else copy.deepcopy(codec).requires_grad_(False)
         self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
@@ -164,12 +169,15 @@ class MimiTrainer(TrainingRun):
         config, step = self.config, self.step
         batch = self._to_device(batch)
         wave = batch.wave
-        quantize = step >= config.quantizer.start
+        quantize = step >= config.quantizer.start or self.decoder_only
         if step == config.quantizer.start and config.checkpoint is None:
             self._initialise_codebooks()
         self._set_rates()
         levels, bypass = self._draw_levels(len(wave))
-        output, quantized, semantic, score = self.model(wave, levels, bypass, self.target(batch), quantize)
+        if self.decoder_only:  # it has to decode codes, and all of them
+            levels = bypass = None
+        target = None if self.decoder_only else self.target(batch)
+        output, quantized, semantic, score = self.model(wave, levels, bypass, target, quantize)
         losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
         adversary = (
             self.adversary
@@ -202,11 +210,11 @@ class MimiTrainer(TrainingRun):
         self.optimizer.step()
         self.optimizer.zero_grad()
         values["grad_norm"] = norm
-        if quantized is not None:
+        if quantized is not None and not self.decoder_only:
             values["commitment"] = float(quantized.commitment.detach())
             generator = keyed_generator(config.seed, "revive", step)
             values["revived"] = float(self.codebooks.update(quantized, generator))
-        if self.target_kind:
+        if target is not None:
             values |= {"semantic": float(semantic.detach()), "semantic_score": float(score)}
         if adversary is not None and step % config.discriminator.every == 0:
             values["discriminator"] = self._adversary_step(
@@ -217,11 +225,6 @@ class MimiTrainer(TrainingRun):
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["frames"] = wave.numel() / SAMPLE_RATE * 12.5 * self.accelerator.num_processes
         return values
-
-    @property
-    def target_kind(self) -> bool:
-        """Whether there is a semantic teacher."""
-        return self.teacher is not None or self.config.semantic.teacher == "labels"
 
     def _adversary_step(self, adversary: Any, wave: Tensor, output: Tensor) -> float:
         # one forward pass of both, so that processes exchange one set of gradients
@@ -344,7 +347,7 @@ class MimiTrainer(TrainingRun):
         if not self.main:
             return
         with self.exported() as codec:
-            save_model(codec, folder)
+            save_model(without_weight_norm(codec), folder)
         unwrap = self.accelerator.unwrap_model
         state = {
             "model": unwrap(self.model).state_dict(),
@@ -382,6 +385,6 @@ class MimiTrainer(TrainingRun):
         target = self.folder / "model"
         if self.main:
             with self.exported() as codec:
-                save_model(codec, target)
+                save_model(without_weight_norm(codec), target)
         self.accelerator.wait_for_everyone()
         return target

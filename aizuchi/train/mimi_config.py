@@ -113,7 +113,9 @@ class MimiTraining:
 
     output: its folder. model: `MimiConfig` fields, or checkpoint: a codec to start from. ema: decay of averaged
     weights, which are what is evaluated and exported; None exports the weights themselves (paper 0.99).
-    batch_size: rows of a step, over all processes.
+    weight_norm: train the convolutions' sizes and directions apart, see `aizuchi.train.weight_norm`.
+    train: all, or decoder: what follows the codes alone, so that codes that were written with the codec, and models
+    that learned from them, stay valid. batch_size: rows of a step, over all processes.
     """
 
     output: str
@@ -127,6 +129,8 @@ class MimiTraining:
     optimizer: CodecOptimizerConfig = field(default_factory=CodecOptimizerConfig)
     schedule: CodecScheduleConfig = field(default_factory=CodecScheduleConfig)
     ema: float | None = None
+    weight_norm: bool = True
+    train: str = "all"
     steps: int = 10000
     batch_size: int = 16
     seed: int = 0
@@ -145,6 +149,8 @@ class MimiTraining:
             (self.checkpoint is None) != (self.model is None),
             "give either `checkpoint` (a codec to start from) or `model` (MimiConfig fields, from scratch)",
         )
+        check(self.train in ("all", "decoder"), f"train must be all or decoder, not {self.train!r}")
+        check(self.train == "all" or self.checkpoint is not None, "train: decoder needs a `checkpoint`")
         check(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
         check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
         check(self.schedule.kind in SCHEDULES, f"schedule.kind must be one of {', '.join(SCHEDULES)}")

@@ -1,0 +1,54 @@
+"""Options of codec runs: weight norm while training, and training of the decoder alone."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aizuchi.errors import AizuchiError
+from aizuchi.models.mimi import MimiModel
+from aizuchi.train.weight_norm import add_weight_norm, without_weight_norm
+from tests.train.tiny_codec import config_of, trainer_of
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_weight_norm_changes_how_a_codec_learns_but_not_what_it_is(tmp_path):
+    finals = {}
+    for norm in (True, False):
+        folder = trainer_of(config_of(tmp_path / str(norm), weight_norm=norm, ema=None)).run()
+        finals[norm] = weights(folder)
+    assert finals[True].keys() == finals[False].keys()  # the published names
+    assert not torch.equal(
+        finals[True]["decoder.layers.0.conv.weight"], finals[False]["decoder.layers.0.conv.weight"]
+    )
+    codec = MimiModel.from_pretrained(tmp_path / "True" / "model").eval()
+    wave = torch.randn(1, 1, 3 * codec.config.frame_size) * 0.1
+    with torch.no_grad():
+        before = codec(wave).audio_values
+        add_weight_norm(codec.encoder, codec.decoder)
+        torch.testing.assert_close(codec(wave).audio_values, before, rtol=0, atol=1e-5)
+        plain = without_weight_norm(codec)
+        assert without_weight_norm(plain) is plain
+        torch.testing.assert_close(plain(wave).audio_values, before, rtol=0, atol=1e-5)
+
+
+def test_training_the_decoder_alone_keeps_all_codes(tmp_path):
+    first = trainer_of(config_of(tmp_path / "first")).run()
+    config = config_of(
+        tmp_path / "second",
+        model=None,
+        checkpoint=str(first),
+        train="decoder",
+        ema=0.9,
+        discriminator=dict(start=2, windows=[256], filters=4),
+    )
+    before, after = weights(first), weights(trainer_of(config).run())
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"upsample", "decoder_transformer", "decoder"}
+
+
+def test_the_decoder_alone_needs_a_codec():
+    with pytest.raises(AizuchiError, match="decoder needs a `checkpoint`"):
+        config_of("unused", train="decoder")
