@@ -21,6 +21,16 @@ from ..state import State, keep_inactive, row_tensor
 SHORT = 16
 
 
+def _narrow(x: Tensor) -> bool:
+    """Whether a product with ``x`` is taken in half precision, by its own type or by autocast.
+
+    There strided convolutions are matrix products at any length: oneDNN's bfloat16 convolutions on CPUs with AMX
+    compute wrong values where the kernel is twice the stride and the channels are few (torch 2.13: k 16, stride 8,
+    16 channels), forwards and in the gradient of the transposed ones; and they are no faster.
+    """
+    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
+
+
 @dataclass
 class ConvState(State):
     """The inputs that the next chunk's first outputs still look at."""
@@ -80,6 +90,12 @@ class MimiConv1d(nn.Module):
         conv = self.conv
         (kernel,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
         length = (x.shape[-1] - (kernel - 1) * dilation - 1) // stride + 1
+        if kernel == 2 * stride > 2 and length > SHORT and _narrow(x):
+            # each output sees its own stride of inputs and the next one
+            blocks = x[..., : (length + 1) * stride].unflatten(-1, (-1, stride)).transpose(1, 2).flatten(2)
+            own, following = (part.flatten(1) for part in conv.weight.split(stride, dim=-1))
+            y = F.linear(blocks[:, :-1], own, conv.bias) + F.linear(blocks[:, 1:], following)
+            return y.transpose(1, 2)
         if length > SHORT or dilation > 1:
             return conv(x)
         windows = x.unfold(-1, kernel, stride).transpose(1, 2).flatten(2)  # (rows, length, in * kernel)
@@ -141,7 +157,7 @@ class MimiConvTranspose1d(nn.Module):
         conv = self.conv
         (kernel,), (stride,) = conv.kernel_size, conv.stride
         length = x.shape[-1]
-        if length > SHORT or conv.groups > 1 or kernel != 2 * stride:
+        if (length > SHORT and not _narrow(x)) or conv.groups > 1 or kernel != 2 * stride:
             return F.conv_transpose1d(x, conv.weight, None, conv.stride, groups=conv.groups)
         # each position adds to its own stride of outputs and to the next one
         pieces = (x.transpose(1, 2) @ conv.weight.flatten(1)).unflatten(-1, (-1, 2, stride))

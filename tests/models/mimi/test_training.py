@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from aizuchi.models.mimi import MimiModel
+from aizuchi.models.mimi.conv import MimiConv1d, MimiConvTranspose1d
 from tests.models.mimi.helpers import FRAME, TINY, make_model, speech
 
 
@@ -91,3 +94,26 @@ def test_gradient_checkpointing(model: MimiModel) -> None:
     for name, parameter in model.named_parameters():
         if name in grads:
             torch.testing.assert_close(parameter.grad, grads[name], msg=name)
+
+
+@pytest.mark.parametrize("channels, stride", [(16, 8), (16, 4), (32, 6)])
+def test_strided_convolutions_in_bfloat16(channels: int, stride: int) -> None:
+    """Values and gradients are float32's to bfloat16's precision, by autocast and by dtype (oneDNN's are not: AMX)."""
+    torch.manual_seed(0)
+    down = MimiConv1d(channels, 24, 2 * stride, stride=stride)
+    up = MimiConvTranspose1d(24, channels, 2 * stride, stride=stride)
+    x, weight = torch.randn(2, channels, 40 * stride), torch.randn(2, channels, 40 * stride)
+
+    def both(layers: list[torch.nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
+        x = x.clone().requires_grad_()
+        y = layers[1](layers[0](x))
+        parameters = [p for layer in layers for p in layer.parameters()]
+        return [y, *torch.autograd.grad((y * weight.to(y)).float().sum(), [x, *parameters])]
+
+    want = both([down, up], x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = both([down, up], x)
+    narrow = both([copy.deepcopy(down).bfloat16(), copy.deepcopy(up).bfloat16()], x.bfloat16())
+    for a, b, c in zip(want, mixed, narrow):
+        for other in (b, c):
+            assert torch.cosine_similarity(a.flatten(), other.float().flatten(), dim=0) > 0.999
