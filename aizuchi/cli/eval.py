@@ -8,7 +8,8 @@
   aizuchi eval codec ./speech --codec opus:12    what a codec does to speech, beside Opus and the recordings
   aizuchi eval speech --questions set.jsonl      answers to spoken questions; see --help for word errors and pairs
   aizuchi eval dialogue talk.wav                 pauses, gaps and overlaps of two-channel recordings
-  aizuchi eval latency sent.wav received.wav     mouth-to-ear latency of two recordings made together
+  aizuchi eval latency --server                  mouth-to-ear latency through a whole server, which echoes
+  aizuchi eval latency sent.wav received.wav     the same of two recordings made together
   aizuchi eval report                            one HTML page and one JSON file of all results
   aizuchi eval compare old/report.json new/report.json
 
@@ -19,10 +20,13 @@ are optional packages: pip install 'aizuchi[eval]'. `aizuchi eval SUB --help` ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 OUT = "eval-results"
+OWN_SERVER = "own"
 METRIC_HELP = "pesq, stoi, si-sdr, mel, dnsmos, distillmos, visqol, speaker"
 
 
@@ -54,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         if threads < 1:
             raise AizuchiError(f"--threads is {threads}: it must be at least 1")
         torch.set_num_threads(threads)
-    lines = getattr(commands, f"run_{args.sub or 'all'}")(args)
+    with _echo(args):
+        lines = getattr(commands, f"run_{args.sub or 'all'}")(args)
     for line in lines:
         print(line)
     if not args.quiet and args.sub in ("turns", "codec", "speech", "dialogue", "latency"):
@@ -62,6 +67,22 @@ def run(args: argparse.Namespace) -> int:
             f"Kept in {args.out}; `aizuchi eval report --out {args.out}` makes a page of it.", file=sys.stderr
         )
     return 0
+
+
+@contextlib.contextmanager
+def _echo(args: argparse.Namespace) -> Iterator[None]:
+    """A server of our own that echoes, where --server names none."""
+    if getattr(args, "server", None) != OWN_SERVER:
+        yield
+        return
+    from aizuchi.serve.bench import running
+
+    options = ["--echo", "--rows", "1"]
+    for name in ("model", "threads"):
+        if getattr(args, name) is not None:
+            options += [f"--{name}", str(getattr(args, name))]
+    with running(options) as (args.server, _):
+        yield
 
 
 def _sub(subs: Any, name: str, summary: str) -> argparse.ArgumentParser:
@@ -224,7 +245,19 @@ def _add_dialogue(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_latency(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="pairs: what went in, what came out")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="pairs: what went in, what came out")
+    parser.add_argument(
+        "--server",
+        nargs="?",
+        const=OWN_SERVER,
+        metavar="URL",
+        help="speak into a server that echoes: this one (aizuchi serve --echo), or one started for it",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="how long to speak into the server (default: 20)"
+    )
+    parser.add_argument("-m", "--model", help="of a server that is started here")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of that model")
     parser.add_argument("--stereo", action="store_true", help="each file holds both: left in, right out")
     parser.add_argument(
         "--max", type=float, default=5.0, metavar="SECONDS", help="the largest latency looked for"

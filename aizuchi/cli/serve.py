@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument(
         "--drain-seconds", type=float, default=30, help="let conversations end on SIGTERM (default: 30)"
     )
+    parser.add_argument(
+        "--echo",
+        action="store_true",
+        help="say what is heard, to measure the delay (aizuchi eval latency --server)",
+    )
     parser.add_argument("--record", metavar="DIR", help="record every conversation there; the page says so")
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="default: text")
 
@@ -81,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     scheme = "https" if args.tls_cert else "http"
     shown = "localhost" if args.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else args.host
     print(f"model: {service.name} ({service.description.splitlines()[0]})")
+    if args.echo:
+        print("an echo: callers hear themselves, to measure the delay")
     if service.recording:
         print(f"recording every conversation to {args.record}")
     if not args.api_keys and not _is_loopback(args.host):
@@ -148,7 +155,13 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
         codec = config.audio_encoder_config
         recorder = Recorder(args.record, codec.sampling_rate, round(codec.sampling_rate / codec.frame_rate))
     scheduler = Scheduler(
-        served.model, served.tokenizer, args.rows, limits, threads=args.threads, listener=recorder
+        served.model,
+        served.tokenizer,
+        args.rows,
+        limits,
+        threads=args.threads,
+        listener=recorder,
+        echo=args.echo,
     )
     doors = Doors(keys, hosts, args.allow_origin)
     service = Service(

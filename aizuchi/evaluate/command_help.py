@@ -18,8 +18,10 @@ similarity, words lost, bit rate, and use of the codebooks; the model's codec by
     "speech": """How well a system understands and speaks: answers to spoken questions (judged from the sound by
 Whisper), agreement of its monologue with its sound, word errors of speech or transcription, and likelihood pairs.""",
     "dialogue": """Inter-pausal units, pauses, gaps and overlaps of conversations recorded on two channels.""",
-    "latency": """Mouth-to-ear latency by cross-correlation: record what goes into a system and what comes out of it
-on one clock, while it passes sound through (an echo). Waveforms are compared, or envelopes where those differ.""",
+    "latency": """Mouth-to-ear latency by cross-correlation. With --server, speech is spoken into a whole server in
+real time, which runs the model in full and says what it hears, and is looked for in what comes back. Or record what
+goes into a system and what comes out of it on one clock, while it passes sound through. Waveforms are compared, or
+envelopes where those differ.""",
     "report": """One self-contained HTML page and one JSON file of all results in --out: tables with the published
 figures of other systems (marked as such), latency histograms, sample dialogues with timelines and players.""",
     "compare": """Two reports side by side: each figure before and after, and whether it moved by more than noise.""",

@@ -174,11 +174,26 @@ def run_dialogue(args: Any) -> list[str]:
 def run_latency(args: Any) -> list[str]:
     from aizuchi.evaluate.conversations import latency_section
 
+    if args.server:
+        return _finish(_latency_of_server(args), Path(args.out))
     files = [Path(file) for file in args.files]
+    if not files:
+        raise AizuchiError("nothing to measure: give recordings in pairs, or --server")
     pairs = [(path, None) for path in files] if args.stereo else _pairs(files, "without --stereo")
     if not 0 < args.max <= 60:
         raise AizuchiError(f"--max is {args.max:g}: it must lie between 0 and 60 seconds")
     return _finish(latency_section(pairs, args.max, args.method, progress=not args.quiet), Path(args.out))
+
+
+def _latency_of_server(args: Any) -> Section:
+    from aizuchi.evaluate.mouth_to_ear import sample_speech, server_section
+
+    if len(args.files) > 1:
+        raise AizuchiError("--server takes one file, which is spoken, or none")
+    if not 3 <= args.seconds <= 3600:
+        raise AizuchiError(f"--seconds is {args.seconds:g}: it must lie between 3 and 3600")
+    wave = sample_speech(args.seconds, args.files[0] if args.files else None)
+    return server_section(args.server, wave, Path(args.out) / "latency", args.max)
 
 
 def run_report(args: Any) -> list[str]:

@@ -39,6 +39,7 @@ class Scheduler(Seats):
         rows: conversations at once. limits: see there. metrics: None makes their own.
         threads: CPU threads of the model; None leaves torch's choice.
         listener: is called in the engine's thread and must not block.
+        echo: callers hear themselves, after the model's own time; see `echo`.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class Scheduler(Seats):
         metrics: Metrics | None = None,
         threads: int | None = None,
         listener: Listener | None = None,
+        echo: bool = False,
     ):
-        super().__init__(model, tokenizer, rows, limits, metrics, listener)
+        super().__init__(model, tokenizer, rows, limits, metrics, listener, echo)
         self.threads = threads
         self.alive = True  # False when the model can't run
         self._commands: deque[Callable[[], None]] = deque()

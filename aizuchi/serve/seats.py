@@ -15,6 +15,7 @@ from typing import Any
 from ..engine import DuplexEngine
 from ..engine.snapshot import export_row, import_row
 from .caller import Caller, Ended, Notice, Queued, Started
+from .echo import EchoEngine
 from .limits import Limits
 from .metrics import Metrics
 from .pace import Pace
@@ -50,10 +51,12 @@ class Seats:
         limits: Limits | None,
         metrics: Metrics | None,
         listener: Listener | None,
+        echo: bool = False,
     ):
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self.engine = DuplexEngine(model, rows)
+        self.engine = (EchoEngine if echo else DuplexEngine)(model, rows)
+        self.echo = echo
         self.model, self.tokenizer = model, tokenizer
         self.frame_size, self.rate = self.engine.frame_size, model.config.audio_encoder_config.sampling_rate
         self.frame_seconds = self.frame_size / self.rate

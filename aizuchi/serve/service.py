@@ -75,6 +75,7 @@ class Service:
                 "reply_seconds": limits.reply_seconds,
             },
             "recording": self.recording,
+            "echo": scheduler.echo,
             "keys": bool(self.doors.keys),
             "synthetic_voice": True,
             "ready": scheduler.ready,

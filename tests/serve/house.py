@@ -68,13 +68,20 @@ def house(
     keys: Any = (),
     origins: Any = (),
     tls: Any = (),
+    echo: bool = False,
     **options: Any,
 ) -> Iterator[House]:
     """Start a server, wait until it is ready, and stop it at the end. ``tls``: files of a certificate and its key."""
     torch.set_num_threads(1)
     box: dict[str, House] = {}
     scheduler = Scheduler(
-        model, Babble(), rows, limits, threads=1, listener=lambda *event: box["house"].listen(*event)
+        model,
+        Babble(),
+        rows,
+        limits,
+        threads=1,
+        listener=lambda *event: box["house"].listen(*event),
+        echo=echo,
     )
     scheduler.pace.admits = lambda live: True  # a busy test machine may be slow; test_pace tests the rule
     doors = Doors(Keys(keys), LOOPBACK, origins)

@@ -289,6 +289,7 @@ async function main() {
   if (!info) return;
   defaultsOnce();
   if (info.model.random) notice("random", "This model has random weights: it was not trained, babbles, and understands nothing. Start the server with `--model` to talk with a real one.");
+  if (info.echo) notice("echo", "This server is an echo: you hear yourself, after the time that the model takes. It is there to measure the delay.");
   if (info.recording) notice("recording", "The operator of this server records conversations: your voice, the model’s, and its words.", true);
   if (info.keys) { notice("key", "This server asks for an API key: put it into the settings."); $("settings").open = true; }
   if (!info.real_time) notice("too_slow", `This machine is too slow for this model: it needs ${Math.round(info.step_ms)} ms for 80 ms of sound.`);
