@@ -1,0 +1,291 @@
+"""Dialogues to token shards: `python -m recipes.mini.tokens vocabulary|sound|encode --help`.
+
+Mixing and augmenting need no codec and can run while it is trained; encoding needs only their result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from tqdm import tqdm
+
+from aizuchi.data.augment import UserAugment
+from aizuchi.data.codec import MimiCodec, encode, load_codec
+from aizuchi.data.frames import MAIN_SPEAKER, SpokenWord, words_to_frames
+from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
+from aizuchi.data.tokenizer import TextTokenizer
+from aizuchi.data.workers import in_processes
+from aizuchi.errors import AizuchiError
+from aizuchi.files import atomic_path, write_text
+
+RUNS = Path("runs/mini")
+SEED = 11
+DIALOGUES = 40  # in a shard, some 25 minutes
+VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
+FORMAT = 1
+# The user's channel: what a laptop or a phone in a room picks up.
+AUGMENT = UserAugment(
+    gain_p=0.6,
+    gain_db=(-18.0, 9.0),
+    noise_p=0.45,
+    noise_db=(-30.0, -8.0),
+    echo_p=0.4,
+    echo_scale=(0.01, 0.1),
+    room_p=0.35,
+    room_rt60=(0.15, 0.5),
+    clip_p=0.05,
+    band_p=0.25,
+    gate_p=0.1,
+    opus_p=0.15,
+)
+
+
+def train_vocabulary(args: argparse.Namespace) -> int:
+    """A SentencePiece model of what the assistant says: id 0 marks the end of padding, 3 is padding.
+
+    Every word that it often says is one id, mark and all ("seven."); what it does not know is spelled in pieces.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    from recipes.mini.dialogues import fresh_script
+
+    words: Counter[str] = Counter()
+    for number in tqdm(range(args.dialogues), unit="dialogue"):
+        script = fresh_script(f"vocabulary/{number}")
+        words.update(word for e in script.events if e.side == "model" for word in e.text.split())
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words.elements()),
+        model_writer=trained,
+        vocab_size=args.size // 4,
+        model_type="bpe",
+        character_coverage=1.0,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        required_chars="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'.,?!-",
+        minloglevel=2,
+    )
+    model = sentencepiece_model_pb2.ModelProto.FromString(trained.getvalue())
+    model.trainer_spec.model_type = (
+        model.trainer_spec.UNIGRAM
+    )  # the most likely pieces, not merges in their order
+    known = {piece.piece: piece for piece in model.pieces}
+    total = sum(words.values())
+    for word, count in words.most_common(args.size - len(known)):
+        piece = known.get(f"\u2581{word}") or model.pieces.add(piece=f"\u2581{word}")
+        piece.score = math.log(count / total)
+    for piece in known.values():
+        if piece.score < 0 and piece.piece[1:] not in words:  # two of them never beat a word
+            piece.score = -20.0 if len(piece.piece) > 1 else -30.0
+    model.trainer_spec.vocab_size = len(model.pieces)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.out) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    tokenizer = TextTokenizer(args.out)
+    ids = sum(len(tokenizer.encode(word)) * count for word, count in words.items()) / total
+    print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
+    return 0
+
+
+def make_sound(work: tuple[int, Path], means: tuple[Any, list[Path], int]) -> float:
+    """Mix and augment the dialogues of one shard; returns the seconds it holds."""
+    from recipes.mini.mix import mixed_dialogue
+
+    shard, path = work
+    library, files, seed = means
+    waves, about = [], []
+    for number in range(shard, shard + DIALOGUES):
+        mixed = mixed_dialogue(number, seed, library, files)
+        rng = np.random.default_rng([seed, number])
+        user = AUGMENT(mixed.audio[1], mixed.audio[0], rng)
+        # a silence in front, so that conversations don't all begin at once
+        lead = round(random.Random(f"lead/{seed}/{number}").uniform(0, 1.5) * 12.5) * 1920
+        wave = np.pad(np.stack([mixed.audio[0], user]), ((0, 0), (lead, 0)))
+        words = [
+            (w.text, w.start + lead / 24000, w.end + lead / 24000)
+            for w in mixed.words
+            if w.speaker == MAIN_SPEAKER
+        ]
+        waves.append((wave * 32767).round().astype(np.int16))
+        about.append({"name": f"{seed}/{number}", "samples": wave.shape[1], "words": words})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path.with_suffix(".npy")) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.concatenate(waves, axis=1))
+    write_text(path, json.dumps({"format": FORMAT, "dialogues": about}) + "\n")  # last: the shard is there
+    return sum(entry["samples"] for entry in about) / 24000
+
+
+def _sound_means(clips: Path, commands: str | None, seed: int) -> tuple[Any, list[Path], int]:
+    from recipes.mini.clips import ClipLibrary
+    from recipes.mini.sources import recordings
+
+    library = ClipLibrary(clips) if clips.exists() else None
+    return library, recordings(Path(commands)) if commands else [], seed
+
+
+def make_sounds(args: argparse.Namespace) -> int:
+    """Mix shards of dialogues, `DIALOGUES` each; those that are there are kept."""
+    work = []
+    for part, count, first in (("train", args.shards, 0), ("valid", args.valid, VALIDATION)):
+        for i in range(count):
+            path = args.out / part / f"{i:05d}.json"
+            if not path.exists():
+                work.append((first + i * DIALOGUES, path))
+    work.sort(key=lambda w: (w[0] % VALIDATION, w[0]))  # some of the validation early
+    means = functools.partial(_sound_means, args.clips, args.commands, args.seed)
+    return _work(make_sound, work, means, args.jobs)
+
+
+def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextTokenizer]) -> float:
+    """Tokens of one shard of sound; returns its seconds."""
+    source, target, key = work
+    codec, tokenizer = means
+    about = json.loads(source.read_text())
+    if about.get("format") != FORMAT:
+        raise AizuchiError(f"{source} has format {about.get('format')}, not {FORMAT}: mix it again")
+    sound = np.load(source.with_suffix(".npy"), mmap_mode="r")
+    made, at = [], 0
+    for entry in about["dialogues"]:
+        wave = sound[:, at : at + entry["samples"]].astype(np.float32) / 32767
+        at += entry["samples"]
+        codes = encode(codec, wave)  # (2, K, F)
+        words = [SpokenWord(text, start, end) for text, start, end in entry["words"]]
+        text = words_to_frames(words, codes.shape[-1], tokenizer)
+        made.append(
+            DialogueTokens(
+                name=entry["name"],
+                text=text,
+                model=np.ascontiguousarray(codes[0].T),
+                user=np.ascontiguousarray(codes[1].T[:, None]),
+            )
+        )
+    write_shard(target, made, key)
+    return at / 24000
+
+
+def _encode_means(codec: Path, vocabulary: Path) -> tuple[MimiCodec, TextTokenizer]:
+    return load_codec(codec, threads=1), TextTokenizer(vocabulary)
+
+
+def encode_sounds(args: argparse.Namespace) -> int:
+    """Encode all shards of sound that there are; those that were made with the same codec are kept."""
+    codec, tokenizer = _encode_means(args.codec, args.vocabulary)
+    settings = {
+        "codec": codec.fingerprint(),
+        "codebooks": codec.codebooks,
+        "codebook_size": codec.codebook_size,
+        "tokenizer": tokenizer.fingerprint(),
+        "variants": 1,
+    }
+    status = 0
+    for part in ("train", "valid"):
+        folder = args.out / part
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = []
+        for source in sorted((args.sound / part).glob("*.json")):
+            material = json.dumps([settings, hashlib.sha256(source.read_bytes()).hexdigest()])
+            key = hashlib.sha256(material.encode()).hexdigest()[:32]
+            plan.append((source, folder / f"shard-{source.stem}.safetensors", key))
+        todo = [work for work in plan if finished(work[1], work[2]) is None]
+        status |= _work(
+            encode_shard, todo, functools.partial(_encode_means, args.codec, args.vocabulary), args.jobs
+        )
+        records = [record for _, path, key in plan if (record := finished(path, key))]
+        write_index(folder, settings, records, complete=True)
+        seconds = sum(record.frames for record in records) * 0.08
+        print(f"{part}: {len(records)} shards, {seconds / 3600:.2f} h in {folder}")
+    return status
+
+
+def _work(function: Any, work: list, means: Any, jobs: int) -> int:
+    """Do what is left, with a bar in seconds of audio; Ctrl-C leaves what is done."""
+    results: Iterator[tuple[int, float]]
+    if jobs > 1 and len(work) > 1:
+        results = in_processes(function, work, means, jobs)
+    else:
+        shared = means() if work else None
+        results = ((i, function(one, shared)) for i, one in enumerate(work))
+    with tqdm(total=len(work), unit="shard") as bar:
+        try:
+            seconds = 0.0
+            for _, made in results:
+                seconds += made
+                bar.set_postfix_str(
+                    f"{seconds / 3600:.2f} h, {seconds / bar.format_dict['elapsed']:.0f}x real time"
+                )
+                bar.update()
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.tokens",
+        description="Dialogues to token shards, for `aizuchi train moshi`.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    vocabulary = commands.add_parser("vocabulary", help="train the text tokenizer on what the assistant says")
+    vocabulary.add_argument("--out", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s")
+    vocabulary.add_argument(
+        "--dialogues", type=int, default=20000, help="to learn from (default %(default)s)"
+    )
+    vocabulary.add_argument("--size", type=int, default=1500, help="ids, at most (default %(default)s)")
+    vocabulary.set_defaults(run=train_vocabulary)
+    sound = commands.add_parser("sound", help="mix and augment dialogues, as sound (resumable)")
+    sound.add_argument("--out", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
+    sound.add_argument(
+        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
+    )
+    sound.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    sound.add_argument("--shards", type=int, default=60, help="of some 25 minutes (default %(default)s)")
+    sound.add_argument("--valid", type=int, default=2, help="shards for validation (default %(default)s)")
+    sound.add_argument("--seed", type=int, default=SEED, help="default %(default)s")
+    sound.set_defaults(run=make_sounds)
+    coded = commands.add_parser("encode", help="sound to token shards (resumable)")
+    coded.add_argument("--sound", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
+    coded.add_argument("--out", type=Path, default=RUNS / "tokens", help="folder (default %(default)s)")
+    coded.add_argument(
+        "--codec", type=Path, default=RUNS / "codec/model", help="folder (default %(default)s)"
+    )
+    coded.add_argument(
+        "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
+    )
+    coded.set_defaults(run=encode_sounds)
+    for one in (sound, coded):
+        one.add_argument(
+            "--jobs", type=int, default=1, help="processes, one thread each (default %(default)s)"
+        )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except AizuchiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
