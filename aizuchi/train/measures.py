@@ -75,17 +75,17 @@ class TokenMeasures:
 def flops_per_frame(model: Any, frames: int) -> float:
     """Multiply-adds times two of a training step (forward and backward) for one frame of one row.
 
-    A matrix costs 6 a weight; attention 12 * layers * width * half the frames that it sees. Embeddings are looked
-    up, which costs nothing here.
+    A matrix costs 6 a weight, 4 where it is not trained; attention 12 * layers * width * half the frames that it
+    sees. Embeddings are looked up, which costs nothing here.
     """
     config = model.config
-    matrices = 0
+    matrices = 0.0
     for name, parameter in model.named_parameters():
         if not name.startswith("audio_encoder") and "embed_tokens" not in name and parameter.dim() > 1:
-            matrices += parameter.numel()
+            matrices += parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
     width = config.num_attention_heads * config.head_dim
     seen = min(frames, config.sliding_window)
-    return 6.0 * matrices + 12.0 * config.num_hidden_layers * width * seen / 2
+    return matrices + 12.0 * config.num_hidden_layers * width * seen / 2
 
 
 def measured_matmul_rate(device: Any, dtype: torch.dtype, seconds: float = 0.2) -> float:

@@ -58,12 +58,15 @@ class MoshiTrainer(TrainingRun):
         self.sharded = shard and self.accelerator.num_processes > 1
         self.tokenizer = tokenizer
         # Parameters are the optimizer's masters; bf16 is what layers compute in (autocast).
-        model.float().train()
         model.freeze_audio_encoder()
         if config.lora is not None and config.precision == "bf16":
             for name, parameter in model.named_parameters():  # what never changes needs no master copy
-                if not (parameter.requires_grad or name.startswith("audio_encoder.")):
-                    parameter.data = parameter.data.to(torch.bfloat16)
+                master = parameter.requires_grad or name.startswith("audio_encoder.")
+                parameter.data = parameter.data.to(torch.float32 if master else torch.bfloat16)
+            model.audio_encoder.float()
+        else:
+            model.float()
+        model.train()
         model.config.use_cache = False
         if config.gradient_checkpointing:
             # its older name warns, older versions know only that one
