@@ -42,6 +42,7 @@ class CodebookTrainer:
     Args:
         quantizer: of a `MimiModel`. decay: of the moving averages. dead: an entry whose usage falls below this
             share of the mean is revived. reduce: sums a tensor over processes; broadcast: takes the first's.
+        apart: reconstruction does not move what the semantic codebooks quantize; it takes what they tell.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class CodebookTrainer:
         dead: float = 0.1,
         reduce: Callable[[Tensor], Tensor] = lambda x: x,
         broadcast: Callable[[Tensor], Tensor] = lambda x: x,
+        apart: bool = False,
     ):
         self.quantizer = quantizer
+        self.apart = apart
         self.decay, self.dead = decay, dead
         self.reduce, self.broadcast = reduce, broadcast
 
@@ -86,13 +89,17 @@ class CodebookTrainer:
                 used = entry if levels is None else entry * (levels > level)[:, None, None]
                 kept = kept + used.detach()
             outputs.append(branch._restore(projected + (kept - projected).detach()))
+            if first == 0:
+                semantic = outputs[0]
+                if self.apart:
+                    outputs[0] = branch._restore(kept)
             if levels is not None and first > 0:
                 # a row without acoustic codebooks gets nothing from them, nor a gradient through them
                 outputs[-1] = outputs[-1] * (levels > first)[:, None, None]
             first += len(branch.layers)
         return Quantized(
             outputs[0] + outputs[1],
-            outputs[0],
+            semantic,
             torch.stack(codes, 1),
             torch.stack(losses).mean(),
             inputs,

@@ -53,8 +53,11 @@ class CodecPass(nn.Module):
         output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
         loss = score = latents.new_zeros(())
         if self.head is not None and target is not None:
-            told = self.quantizer.unquantized_semantic(latents) if quantized is None else quantized.semantic
-            loss, score = self.head(told, target)
+            loss, score = self.head(self.quantizer.unquantized_semantic(latents), target)
+            if quantized is not None:
+                # what the entries tell, and what there is for entries to tell: the latter learns sooner
+                told, score = self.head(quantized.semantic, target)
+                loss = (loss + told) / 2
         return output, quantized, loss, score
 
 

@@ -79,6 +79,7 @@ class MimiTrainer(TrainingRun):
             settings.dead,
             lambda x: accelerator.reduce(x, "sum"),
             self._broadcast,
+            config.semantic.apart,
         )
         self.teacher = self._make_teacher(teacher)
         self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)

@@ -81,11 +81,13 @@ class QuantizerConfig:
 class SemanticConfig:
     """teacher: of the first codebook: none; labels (frame labels that come with the data, such as phones);
     clusters (clusters of log-mel spectra, found at the start); or ``package.module:function``, which makes features
-    (B, F, D) of waveforms (B, 1, S). classes: of labels or clusters.
+    (B, F, D) of waveforms (B, 1, S). classes: of labels or clusters. apart: the codebook tells what the teacher asks
+    and nothing else; reconstruction does not draw it its own way.
     """
 
     teacher: str = "none"
     classes: int = 128
+    apart: bool = False
 
 
 @dataclass

@@ -14,6 +14,9 @@ from .moshi_config import check_fields
 from .waves import FileWaves, find_files, load_object, phone_inventory
 
 
+SPEECH_RMS = 0.05  # -26 dBFS
+
+
 def make_codec(config: MimiTraining) -> Any:
     """The codec that a run starts from."""
     from aizuchi.models.mimi import MimiConfig, MimiModel
@@ -30,9 +33,22 @@ def make_codec(config: MimiTraining) -> Any:
         if source in fields:
             fields.setdefault(name, fields[source])
     try:
-        return MimiModel(MimiConfig(**fields))
+        codec = MimiModel(MimiConfig(**fields))
     except (ValueError, TypeError) as error:
         raise AizuchiError(f"model: {error}") from error
+    scale_to_speech(codec)
+    return codec
+
+
+def scale_to_speech(codec: Any) -> None:
+    """Let a fresh codec work on activations of about 1, though speech has an RMS of about `SPEECH_RMS`.
+
+    On samples as small as they are ELU is all but linear: for its first thousand steps an encoder could not tell a
+    spectrum from another.
+    """
+    with torch.no_grad():
+        codec.encoder.layers[0].conv.weight /= SPEECH_RMS
+        codec.decoder.layers[-1].conv.weight *= SPEECH_RMS
 
 
 def make_trainer(config: MimiTraining) -> MimiTrainer:

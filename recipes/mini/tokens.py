@@ -182,6 +182,9 @@ def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextToken
 
 
 def _encode_means(codec: Path, vocabulary: Path) -> tuple[MimiCodec, TextTokenizer]:
+    from aizuchi.train.memory import keep_freed_memory
+
+    keep_freed_memory()
     return load_codec(codec, threads=1), TextTokenizer(vocabulary)
 
 
@@ -265,7 +268,7 @@ def build_parser() -> argparse.ArgumentParser:
     coded.add_argument("--sound", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
     coded.add_argument("--out", type=Path, default=RUNS / "tokens", help="folder (default %(default)s)")
     coded.add_argument(
-        "--codec", type=Path, default=RUNS / "codec/model", help="folder (default %(default)s)"
+        "--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)"
     )
     coded.add_argument(
         "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"

@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 
 from aizuchi.errors import AizuchiError
 from aizuchi.models.mimi import MimiModel
+from aizuchi.train.codebooks import CodebookTrainer
+from aizuchi.train.mimi_start import SPEECH_RMS, make_codec
 from aizuchi.train.weight_norm import add_weight_norm, without_weight_norm
 from tests.train.tiny_codec import config_of, trainer_of
 
@@ -52,3 +54,25 @@ def test_training_the_decoder_alone_keeps_all_codes(tmp_path):
 def test_the_decoder_alone_needs_a_codec():
     with pytest.raises(AizuchiError, match="decoder needs a `checkpoint`"):
         config_of("unused", train="decoder")
+
+
+def test_a_fresh_codec_is_scaled_to_speech(tmp_path):
+    trainer = trainer_of(config_of(tmp_path))
+    sound = torch.randn(2, 1, 8 * 1920) * SPEECH_RMS
+    with torch.no_grad():
+        inside = trainer.codec.encoder.layers[0](sound)
+        assert 0.3 < inside.std() < 3
+        assert 0.1 < trainer.codec(sound).audio_values.std() / SPEECH_RMS < 10
+
+
+def test_reconstruction_leaves_a_semantic_codebook_apart_alone():
+    torch.manual_seed(0)
+    codec = make_codec(config_of("unused"))
+    latents = torch.randn(2, 16, 5)
+    project = codec.quantizer.semantic_residual_vector_quantizer.input_proj.weight
+    for apart in (True, False):
+        made = CodebookTrainer(codec.quantizer, apart=apart).quantize(latents)
+        (gradient,) = torch.autograd.grad(made.latents.sum(), project, retain_graph=True, allow_unused=True)
+        assert (gradient is None) == apart
+        (gradient,) = torch.autograd.grad(made.semantic.square().sum(), project)
+        assert gradient.abs().sum() > 0

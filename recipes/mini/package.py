@@ -1,0 +1,134 @@
+"""Put a trained model into the package: `python -m recipes.mini.package codec|model --help`.
+
+Weights are shipped in bfloat16. So is the codec that writes the training's tokens: `codec` rounds it before
+anything is encoded, and what is shipped gives the very codes that the model learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aizuchi.errors import AizuchiError
+from aizuchi.files import write_text
+
+RUNS = Path("runs/mini")
+TARGET = Path("aizuchi/pretrained/mini")
+LIMIT = 32 << 20  # bytes, all files together
+SHARD = "15MB"
+
+
+def round_to_bfloat16(module: nn.Module) -> None:
+    """Round parameters to what bfloat16 holds, in their own dtype; codebooks, which are buffers, stay."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.bfloat16().to(parameter.dtype))
+
+
+def package_codec(args: argparse.Namespace) -> int:
+    """Round a trained codec for encoding and shipping."""
+    from aizuchi.models.mimi import MimiModel
+    from aizuchi.train.checkpoints import save_model
+
+    codec = MimiModel.from_pretrained(args.codec)
+    round_to_bfloat16(codec)
+    save_model(codec, args.out)
+    print(args.out)
+    return 0
+
+
+def package_model(args: argparse.Namespace) -> int:
+    """Write model, codec, tokenizer and model card to the package's folder."""
+    from aizuchi.checkpoints.generation_config import generation_config
+    from aizuchi.models.mimi import MimiModel
+    from aizuchi.models.moshi import MoshiForConditionalGeneration
+    from aizuchi.train.checkpoints import save_model
+
+    model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
+    if args.codec is not None:
+        codec = MimiModel.from_pretrained(args.codec)
+        _same_codes(model.audio_encoder, codec)
+        model.audio_encoder = codec
+    round_to_bfloat16(model)
+    state = {
+        name: tensor if ".quantizer." in name or not tensor.is_floating_point() else tensor.bfloat16()
+        for name, tensor in model.state_dict().items()
+    }
+    scratch = args.out.with_name(f".{args.out.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    model.generation_config = generation_config(model.config)
+    save_model(model, scratch, state_dict=state, max_shard_size=SHARD)
+    for path in sorted(args.model.iterdir()):
+        if path.name.startswith("tokenizer"):
+            shutil.copyfile(path, scratch / path.name)
+    for path in sorted(args.card.iterdir()):
+        shutil.copyfile(path, scratch / path.name)
+    if args.metrics is not None:
+        write_text(
+            scratch / "metrics.json", json.dumps(json.loads(args.metrics.read_text()), indent=1) + "\n"
+        )
+    size = sum(path.stat().st_size for path in scratch.iterdir())
+    if size > LIMIT:
+        raise AizuchiError(
+            f"the model takes {size / 2**20:.1f} MiB, {LIMIT >> 20} are allowed; see {scratch}"
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    for old in args.out.iterdir():
+        old.unlink()
+    for path in scratch.iterdir():
+        path.chmod(0o644)
+        path.rename(args.out / path.name)
+    scratch.rmdir()
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{args.out}: {count / 1e6:.1f} M parameters, {size / 2**20:.1f} MiB")
+    return 0
+
+
+def _same_codes(ours: Any, codec: Any) -> None:
+    """Refuse a codec that would write other codes than the one that the model learned with."""
+    for name, tensor in ours.state_dict().items():
+        if name.startswith(("encoder", "downsample", "quantizer")):
+            if not torch.equal(tensor, codec.state_dict()[name].to(tensor)):
+                raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.package", description="Round the codec; put the model into the package."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    codec = commands.add_parser("codec", help="round the trained codec, for encoding")
+    codec.add_argument("--codec", type=Path, default=RUNS / "codec/model", help="default %(default)s")
+    codec.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="default %(default)s")
+    codec.set_defaults(run=package_codec)
+    model = commands.add_parser("model", help="write the package's folder")
+    model.add_argument("--model", type=Path, default=RUNS / "moshi/model", help="default %(default)s")
+    model.add_argument(
+        "--codec", type=Path, help="a codec whose decoder was trained on (default: the model's)"
+    )
+    model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
+    model.add_argument("--metrics", type=Path, help="JSON with what was measured")
+    model.add_argument("--out", type=Path, default=TARGET, help="default %(default)s")
+    model.set_defaults(run=package_model)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except AizuchiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
