@@ -1,0 +1,130 @@
+"""All stages of aizuchi-mini, one after the other: `python -m recipes.mini.run [--quick] [STAGE ...]`.
+
+Each stage is a command that can be given alone; it is printed before it runs. All are resumable: given again, a
+stage goes on where it stopped, and one that is finished ends at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGS = Path("recipes/mini/configs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, what it does, and how it is made small for `--quick`."""
+
+    name: str
+    what: str
+    command: Sequence[str]
+    quick: Sequence[str]
+
+
+def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
+    """The chain from nothing to the package's folder."""
+
+    def train(kind: str, config: str, **changes: object) -> list[str]:
+        sets = [
+            part
+            for name, value in changes.items()
+            for part in ("--set", f"{name.replace('__', '.')}={value}")
+        ]
+        return ["-m", "aizuchi", "train", kind, str(CONFIGS / config), *sets]
+
+    def mini(module: str, *arguments: object) -> list[str]:
+        return ["-m", f"recipes.mini.{module}", *map(str, arguments)]
+
+    recorded = ["--commands", commands] if commands else []
+    options = "{}" if commands is None else f"{{clips: {runs}/clips, commands: {commands}}}"
+    codec = dict(
+        output=runs / "codec", data__options=f"{{clips: {runs}/clips}}" if commands is None else options
+    )
+    places = dict(
+        output=runs / "moshi",
+        codec=runs / "codec-bf16",
+        tokenizer=runs / "tokenizer.model",
+        data__train=runs / "tokens/train",
+        data__valid=runs / "tokens/valid",
+    )
+    decoder = codec | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
+    clips = mini("synthesize", "clips", "--out", runs / "clips", "--workers", jobs)
+    vocabulary = mini("tokens", "vocabulary", "--out", runs / "tokenizer.model")
+    sound = mini(
+        "tokens", "sound", "--out", runs / "sound", "--clips", runs / "clips", "--jobs", jobs, *recorded
+    )
+    coded = mini(
+        *("tokens", "encode", "--sound", runs / "sound", "--out", runs / "tokens", "--jobs", jobs),
+        *("--codec", runs / "codec-bf16", "--vocabulary", runs / "tokenizer.model"),
+    )
+    rounded = mini("package", "codec", "--codec", runs / "codec/model", "--out", runs / "codec-bf16")
+    asked = [
+        *("-m", "aizuchi", "eval", "speech", "--questions", "recipes/mini/questions/heldout.jsonl"),
+        *("--voices", "recipes.mini.voices:get_voice", "--judge", "recipes.mini.questions:is_right"),
+    ]
+    package = mini("package", "model", "--model", runs / "moshi/model", "--codec", runs / "decoder/model")
+    short = dict(log_every=5, eval_every=0, save_every=1000, sample_every=0)
+    return [
+        Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
+              [*clips, "--engines", "hibari", "--hours", "0.06"]),
+        Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
+        Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
+              train("mimi", "codec.yaml", **codec, steps=60, quantizer__start=20, quantizer__init_batches=12, **short)),
+        Stage("round", "the codec in bfloat16", rounded, rounded),
+        Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "120"],
+              [*sound, "--shards", "1", "--valid", "1"]),
+        Stage("encode", "token shards", coded, coded),
+        Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
+              train("moshi", "moshi.yaml", **places, steps=40, **short)),
+        Stage("decoder", "a better voice for the same codes", train("mimi", "decoder.yaml", **decoder),
+              train("mimi", "decoder.yaml", **decoder, steps=10, discriminator__start=4, **short)),
+        Stage("package", "the folder that ships", package, [*package, "--out", str(runs / "package")]),
+        Stage("evaluate", "the held-out questions", [*asked, "--out", str(runs / "eval")],
+              [*asked, "--out", str(runs / "eval"), "--model", str(runs / "package"), "--limit", "2"]),
+    ]  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.mini.run", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="only these (default: all; --list names them)"
+    )
+    parser.add_argument("--quick", action="store_true", help="all of it at toy size, in minutes")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of what is made (default: runs/mini, quick: runs/mini-quick)"
+    )
+    parser.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    args = parser.parse_args(argv)
+    runs = args.runs or Path("runs/mini-quick" if args.quick else "runs/mini")
+    known = stages(runs, args.jobs, args.commands)
+    names = [stage.name for stage in known]
+    if unknown := [name for name in args.stages if name not in names]:
+        parser.error(f"there is no stage {unknown[0]!r}; the stages are {', '.join(names)}")
+    for stage in known:
+        command = stage.quick if args.quick else stage.command
+        if args.list:
+            print(f"{stage.name:11} {stage.what}\n            python {shlex.join(command)}")
+        elif not args.stages or stage.name in args.stages:
+            print(f"== {stage.name}: {stage.what}\npython {shlex.join(command)}", flush=True)
+            status = subprocess.run([sys.executable, *command]).returncode
+            if status:
+                print(
+                    f"{stage.name} ended with {status}; the same command goes on from there", file=sys.stderr
+                )
+                return status
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
