@@ -69,22 +69,24 @@ def add_sampling(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("sampling")
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
     group.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    group.add_argument("--temperature", type=float, help="of the voice (default: 0.8)")
-    group.add_argument("--top-k", type=int, help="of the voice (default: 250)")
-    group.add_argument("--text-temperature", type=float, help="of the text (default: 0.7)")
-    group.add_argument("--text-top-k", type=int, help="of the text (default: 25)")
+    group.add_argument("--temperature", type=float, help="of the voice (default: the model's, else 0.8)")
+    group.add_argument("--top-k", type=int, help="of the voice (default: the model's, else 250)")
+    group.add_argument("--text-temperature", type=float, help="of the text (default: the model's, else 0.7)")
+    group.add_argument("--text-top-k", type=int, help="of the text (default: the model's, else 25)")
     return group
 
 
-def sampling_of(args: argparse.Namespace, **others: Any) -> Any:
-    """The `Sampling` that was asked for."""
+def sampling_of(args: argparse.Namespace, model: Any = None, **others: Any) -> Any:
+    """The `Sampling` that was asked for; what was not is the model's, or the original's."""
+    import dataclasses
+
     from aizuchi.engine import Sampling
 
     if args.greedy:
         return Sampling.greedy(seed=args.seed, **others)
     names = ("temperature", "top_k", "text_temperature", "text_top_k")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return Sampling(seed=args.seed, **given, **others)
+    return dataclasses.replace(Sampling.of_model(model), seed=args.seed, **given, **others)
 
 
 def check_folders(*paths: str | None) -> None:

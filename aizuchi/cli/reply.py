@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from aizuchi.engine import reply
 
     use_threads(args.threads)
-    sampling = sampling_of(args)
+    sampling_of(args)  # wrong settings are told before the model loads, too
     samples = read_audio(
         args.input, rate=None, mono=args.channel == "mix"
     )  # a bad file is told before the model loads
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         result = reply(
             model,
             user,
-            sampling,
+            sampling_of(args, model),
             lmgen_compatible=args.lmgen_compatible,
             on_step=lambda _: bar.update(min(1 / frame_rate, bar.total - bar.n)),
         )

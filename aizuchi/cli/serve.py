@@ -165,6 +165,12 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
     )
     doors = Doors(keys, hosts, args.allow_origin)
     service = Service(
-        scheduler, doors, served.name, served.description, served.random, recording=recorder is not None
+        scheduler,
+        doors,
+        served.name,
+        served.description,
+        served.random,
+        recording=recorder is not None,
+        sampling=scheduler.engine.sampling,
     )
     return service, recorder

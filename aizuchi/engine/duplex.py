@@ -53,7 +53,7 @@ class DuplexEngine:
     Args:
         model: `MoshiForConditionalGeneration`, in eval mode.
         rows: how many conversations fit.
-        sampling: settings of rows that join without their own.
+        sampling: settings of rows that join without their own (default: those of the model).
         conditions: of all rows, for models that need them.
         lmgen_compatible: lose the first frame, as the original's `LMGen` does.
         guidance: classifier-free guidance.
@@ -79,7 +79,7 @@ class DuplexEngine:
         codec = self.config.audio_encoder_config
         self.frame_size = round(codec.sampling_rate / codec.frame_rate)
         self.channels = codec.audio_channels
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or Sampling.of_model(model)
         self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance)
         self.state = EngineState(
             tokens=self.loop.state,

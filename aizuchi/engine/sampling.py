@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,19 @@ class Sampling:
     def greedy(cls, **others: float) -> Sampling:
         """Always the likeliest token."""
         return cls(temperature=0.0, text_temperature=0.0, **others)  # type: ignore[arg-type]
+
+    @classmethod
+    def of_model(cls, model: Any) -> Sampling:
+        """What a model's generation_config asks for; the original server's settings where it asks for nothing."""
+        config = getattr(model, "generation_config", None)
+        values: dict[str, Any] = {}
+        if getattr(config, "do_sample", None):
+            values |= {f"text_{name}": getattr(config, name) for name in ("temperature", "top_k", "top_p")}
+        voice = getattr(config, "depth_decoder_config", None) or {}
+        voice = voice if isinstance(voice, dict) else voice.to_dict()
+        if voice.get("do_sample"):
+            values |= {name: voice.get(name) for name in ("temperature", "top_k", "top_p")}
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
 
 MAX_CONTEXT = 256

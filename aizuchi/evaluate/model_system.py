@@ -49,7 +49,7 @@ class ModelSystem:
         if rate != SAMPLE_RATE:
             raise AizuchiError(f"{name} works at {rate} Hz; evaluation works at {SAMPLE_RATE} Hz")
         self.model, self._rows, self._seed = model, rows, seed
-        self._sampling = sampling or Sampling()
+        self._sampling = sampling or Sampling.of_model(model)
         self._tokens = None
         if tokenizer is not None:
             from aizuchi.data.tokenizer import TextTokenizer

@@ -253,7 +253,14 @@ def local_server(served: Served, threads: int | None = None) -> Iterator[str]:
     scheduler = Scheduler(
         served.model, served.tokenizer, 1, Limits(session_seconds=24 * 3600.0), threads=threads
     )
-    service = Service(scheduler, Doors(Keys(), LOOPBACK), served.name, served.description, served.random)
+    service = Service(
+        scheduler,
+        Doors(Keys(), LOOPBACK),
+        served.name,
+        served.description,
+        served.random,
+        sampling=scheduler.engine.sampling,
+    )
     sock = listen("127.0.0.1", 0)
     server = make_server(service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)

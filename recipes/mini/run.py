@@ -67,7 +67,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     rounded = mini("package", "codec", "--codec", runs / "codec/model", "--out", runs / "codec-bf16")
     asked = [
         *("-m", "aizuchi", "eval", "speech", "--questions", "recipes/mini/questions/heldout.jsonl"),
-        *("--voices", "recipes.mini.voices:get_voice", "--judge", "recipes.mini.questions:is_right"),
+        *("--voices", "recipes.mini.voices:get_voice"),
     ]
     package = mini("package", "model", "--model", runs / "moshi/model", "--codec", runs / "decoder/model")
     short = dict(log_every=5, eval_every=0, save_every=1000, sample_every=0)

@@ -121,3 +121,18 @@ def test_padding_bonus_moves_only_the_padding():
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_settings_of_a_model():
+    """generation_config decides; a model that has none, or samples nothing, gets the original server's settings."""
+    from types import SimpleNamespace
+
+    from transformers import GenerationConfig
+
+    def settings(**fields):
+        return Sampling.of_model(SimpleNamespace(generation_config=GenerationConfig(**fields)))
+
+    assert Sampling.of_model(None) == Sampling.of_model(SimpleNamespace()) == settings() == Sampling()
+    voice = {"do_sample": True, "temperature": 0.6, "top_k": 50}
+    both = settings(do_sample=True, temperature=0.4, top_k=10, depth_decoder_config=voice)
+    assert both == Sampling(temperature=0.6, top_k=50, text_temperature=0.4, text_top_k=10)
