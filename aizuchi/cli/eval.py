@@ -27,6 +27,7 @@ from typing import Any
 
 OUT = "eval-results"
 OWN_SERVER = "own"
+MINUTES = 20.0
 METRIC_HELP = "pesq, stoi, si-sdr, mel, dnsmos, distillmos, visqol, speaker"
 
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(
         sub="all", model=None, out=OUT, seed=0, quiet=False, whisper=None, quick=False, questions=None
     )
-    parser.set_defaults(judge=None, voices=None, user="hibari:0.9", clips=None, threads=None)
+    parser.set_defaults(judge=None, voices=None, user="hibari:0.9", clips=None, threads=None, minutes=MINUTES)
     subs = parser.add_subparsers(dest="sub", metavar="SUB", title="what to measure")
     _add_all(_sub(subs, "all", "everything, then the report (the default)"))
     _add_scenarios(_sub(subs, "scenarios", "write a set of scenarios"))
@@ -155,6 +156,13 @@ def _add_all(parser: argparse.ArgumentParser) -> None:
         "--clips", nargs="+", metavar="FILE", help="speech for the codec (default: the voice)"
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the material, for a first look")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        metavar="N",
+        help=f"leave out, and count, material for which there is no time (default: {MINUTES:g})",
+    )
     _whisper(parser)
     _out(parser)
 

@@ -2,7 +2,8 @@
 
 HELP = {
     "all": """Everything on one model, then the report: a set of scenarios, turn-taking on it, dialogue statistics,
-answers to questions, the codec beside Opus, and a page. Made for a CPU: minutes with --quick.""",
+answers to questions, the codec beside Opus, and a page. Made for a CPU: it takes at most --minutes, and what did
+not fit is counted in the report; a second run goes on with it, since all that was done is kept.""",
     "scenarios": """Write scenarios: recordings of a user made from text, with every event's exact time.
 
 Kinds: smooth_turn_taking (a question, then silence), pause_handling (a sentence with a pause in it), backchannel (a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,22 @@ def run_speech(args: Any) -> list[str]:
 
 
 def ask_set(
-    args: Any, system: Any, section: Section, cache: Cache, limit: int | None, noise: float | None
+    args: Any,
+    system: Any,
+    section: Section,
+    cache: Cache,
+    limit: int | None,
+    noise: float | None,
+    recognizer: Any = None,
+    within: Callable[[Sequence[Any], Callable[[Sequence[Any]], object]], list[Any]] | None = None,
 ) -> None:
-    """Ask a question set, quietly and, if wanted, in noise."""
+    """Ask a question set, quietly and, if wanted, in noise.
+
+    Args:
+        recognizer: of the answers; None opens Whisper. within: takes questions and what asks some of them, and gives
+            those that were asked in time.
+    """
+    from aizuchi.evaluate.budget import alternate
     from aizuchi.evaluate.question_texts import built_in_questions
     from aizuchi.evaluate.questions import judge, read_questions
     from aizuchi.evaluate.spoken_questions import answer_tables, ask_questions, named_voices, one_voice
@@ -131,7 +144,16 @@ def ask_set(
         questions = [questions[i * len(questions) // limit] for i in range(limit)]
     judged_by = load_factory(args.judge, "judge") if args.judge else judge
     voices = named_voices(args.voices) if args.voices else one_voice(open_synthesizer(args.user))
-    recognizer = _recognizer(args)
+    recognizer = recognizer or _recognizer(args)
+    if within is not None:
+
+        def ask(some: Sequence[Any]) -> None:
+            place, scratch = Path(args.out) / "answers", Section("scratch")
+            options: dict[str, Any] = {"seed": args.seed, "cache": cache, "progress": False}
+            ask_questions(some, system, voices, recognizer, place, scratch, judged_by=judged_by, **options)
+
+        kinds = dict.fromkeys(question.kind for question in questions)
+        questions = within(alternate([[q for q in questions if q.kind == kind] for kind in kinds]), ask)
     section.about |= {
         "system": system.name,
         "questions": f"{len(questions)} of {'those that come with aizuchi' if built_in else args.questions}",

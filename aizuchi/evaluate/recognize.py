@@ -19,6 +19,7 @@ import soxr
 
 from aizuchi.errors import AizuchiError, require
 from aizuchi.evaluate.intervals import Interval
+from aizuchi.evaluate.results import Cache, content_key
 from aizuchi.files import atomic_path
 from aizuchi.transcript import Word, to_text
 
@@ -91,6 +92,27 @@ class WhisperRecognizer:
                 if word.word.strip():
                     words.append(Word(word.word, float(start), float(end)))
         return Heard(to_text(words), words)
+
+
+class RememberingRecognizer:
+    """A recogniser that hears nothing twice.
+
+    Args:
+        recognizer: what hears. cache: where its transcripts are kept.
+    """
+
+    def __init__(self, recognizer: Recognizer, cache: Cache) -> None:
+        self.name = recognizer.name
+        self._recognizer, self._cache = recognizer, cache
+
+    def __call__(self, wave: np.ndarray, rate: int) -> Heard:
+        key = content_key("transcript", self.name, rate, wave)
+        found = self._cache.get(key)
+        if found is None:
+            heard = self._recognizer(wave, rate)
+            found = {"text": heard.text, "words": [[word.text, word.start, word.end] for word in heard.words]}
+            self._cache.put(key, found)
+        return Heard(found["text"], [Word(*word) for word in found["words"]])
 
 
 def snap_words(words: Sequence[Word], segments: Sequence[Interval]) -> list[Word]:

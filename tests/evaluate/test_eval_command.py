@@ -151,8 +151,19 @@ def test_all_on_a_stand_in(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("aizuchi.evaluate.vad.SileroDetector", lambda refine=True: EnergyDetector())
     quick = "aizuchi.evaluate.report.samples.encode_audio"  # MP3 of noise takes its time; test_report has it
     monkeypatch.setattr(quick, lambda wave: ("audio/mpeg", b""))
+    monkeypatch.setattr("aizuchi.evaluate.everything.SCENARIOS_AT_ONCE", 7)
     arguments = ["all", "--quick", "--model", f"{HERE}:make_system", "--user", f"{HERE}:make_user"]
-    assert run(*arguments, "--out", tmp_path) == 0
+    arguments += ["--out", tmp_path]
+    assert run(*arguments, "--minutes", "0") == 2 and "--minutes" in capsys.readouterr().err
+    assert run(*arguments, "--minutes", "0.001") == 0  # one piece of each, and the rest is counted
+    turns = json.loads((tmp_path / "turns.json").read_text())
+    assert len(turns["items"]) == 7 and len({item["kind"] for item in turns["items"]}) == 5
+    assert [(row["what"], row["count"]) for row in turns["skipped"] if "scenarios" in row["what"]] == [
+        ("scenarios: 3 of 10", 3)
+    ]
+    assert run(*arguments) == 0  # goes on with what was left
+    turns = json.loads((tmp_path / "turns.json").read_text())
+    assert len(turns["items"]) == 10 and not [r for r in turns["skipped"] if "scenarios" in r["what"]]
     page = (tmp_path / "report.html").read_text()
     assert "pip install" in page and "Left out:" in page
     report = json.loads((tmp_path / "report.json").read_text())

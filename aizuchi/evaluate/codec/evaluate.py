@@ -46,54 +46,79 @@ def evaluate(
     Raises:
         AizuchiError: a metric is unknown.
     """
-    chosen = list(METRICS) if metrics is None else list(metrics)
-    unknown = sorted(set(chosen) - set(METRICS))
-    if unknown:
-        raise AizuchiError(f"unknown metrics {', '.join(unknown)}: choose from {', '.join(METRICS)}")
-    section = Section("codec", about={"clips": len(clips), "metrics": chosen})
-    if recognizer:
-        section.about["recognizer"] = recognizer.name
-    meter = _Meter(chosen, recognizer, cache or Cache(None), section)
-    jobs = [(clip, codec) for clip in clips for codec in codecs]
-    unreadable: set[str] = set()
-    codes: dict[str, list[np.ndarray]] = {}
-    for clip, codec in tqdm(jobs, desc="codecs", unit="", disable=None if progress else True):
-        if clip.name in unreadable:
-            continue
+    comparison = Comparison(codecs, metrics, recognizer, cache)
+    for clip in tqdm(clips, desc="codecs", unit="", disable=None if progress else True):
+        comparison.add(clip)
+    return comparison.finish()
+
+
+class Comparison:
+    """Codecs side by side on recordings that come one by one; see `evaluate` for the arguments.
+
+    Raises:
+        AizuchiError: a metric is unknown.
+    """
+
+    def __init__(
+        self,
+        codecs: Sequence[Codec],
+        metrics: Sequence[str] | None = None,
+        recognizer: Recognizer | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        chosen = list(METRICS) if metrics is None else list(metrics)
+        unknown = sorted(set(chosen) - set(METRICS))
+        if unknown:
+            raise AizuchiError(f"unknown metrics {', '.join(unknown)}: choose from {', '.join(METRICS)}")
+        self.section = Section("codec", about={"clips": 0, "metrics": chosen})
+        if recognizer:
+            self.section.about["recognizer"] = recognizer.name
+        self._codecs = codecs
+        self._meter = _Meter(chosen, recognizer, cache or Cache(None), self.section)
+        self._codes: dict[str, list[np.ndarray]] = {}
+
+    def add(self, clip: Clip) -> None:
+        """Code a recording with every codec, and measure; one that can't be read is counted as broken."""
+        section = self.section
+        section.about["clips"] += 1
         try:
             wave = read_audio(clip.path)[0]
         except (AizuchiError, OSError) as error:
-            unreadable.add(clip.name)
             section.broken.append({"path": str(clip.path), "reason": str(error)})
-            continue
-        start = time.perf_counter()
-        coded = codec(wave)
-        spent = time.perf_counter() - start
-        if coded.codes is not None:
-            codes.setdefault(codec.name, []).append(coded.codes)
-        figures, errors = meter.measure(clip, wave, align(wave, coded.wave, SAMPLE_RATE))
-        section.items.append(
-            {
-                "id": clip.name,
-                "codec": codec.name,
-                "seconds": round(len(wave) / SAMPLE_RATE, 3),
-                "kbps": coded.kbps,
-                "real_time": None if coded.wave is wave else spent / (len(wave) / SAMPLE_RATE),
-                "figures": figures,
-                "errors": errors,
-            }
+            return
+        for codec in self._codecs:
+            start = time.perf_counter()
+            coded = codec(wave)
+            spent = time.perf_counter() - start
+            if coded.codes is not None:
+                self._codes.setdefault(codec.name, []).append(coded.codes)
+            figures, errors = self._meter.measure(clip, wave, align(wave, coded.wave, SAMPLE_RATE))
+            section.items.append(
+                {
+                    "id": clip.name,
+                    "codec": codec.name,
+                    "seconds": round(len(wave) / SAMPLE_RATE, 3),
+                    "kbps": coded.kbps,
+                    "real_time": None if coded.wave is wave else spent / (len(wave) / SAMPLE_RATE),
+                    "figures": figures,
+                    "errors": errors,
+                }
+            )
+
+    def finish(self) -> Section:
+        """The section with its tables."""
+        section = self.section
+        section.about["seconds of speech"] = round(
+            sum({item["id"]: item["seconds"] for item in section.items}.values()), 1
         )
-    section.about["seconds of speech"] = round(
-        sum({item["id"]: item["seconds"] for item in section.items}.values()), 1
-    )
-    section.tables["Codecs on the same speech"] = {
-        codec.name: _row(codec.name, section.items) for codec in codecs
-    }
-    for codec in codecs:
-        if codec.name in codes:
-            rows = _usage_rows(codes[codec.name], codec)
-            section.tables[f"Codebooks of {codec.name}"] = rows
-    return section
+        section.tables["Codecs on the same speech"] = {
+            codec.name: _row(codec.name, section.items) for codec in self._codecs
+        }
+        for codec in self._codecs:
+            if codec.name in self._codes:
+                rows = _usage_rows(self._codes[codec.name], codec)
+                section.tables[f"Codebooks of {codec.name}"] = rows
+        return section
 
 
 class _Meter:
