@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "vectors.h"
@@ -25,35 +26,53 @@ inline uint64_t mix(uint64_t x) {  // the finaliser of SplitMix64 (Steele et al.
 
 constexpr uint64_t GAMMA = 0x9e3779b97f4a7c15u;
 
-// Greater for greater floats, any NaN the greatest.
-inline uint32_t order(float v) {
-  if (v != v) return 0xffffffffu;
-  uint32_t bits = bits_of<uint32_t>(v + 0.f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+// Greater for greater floats. A NaN is beyond one end or the other: its row has failed anyway.
+inline int32_t order(float v) {
+  const int32_t bits = bits_of<int32_t>(v + 0.f);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+inline Ints order(Lanes v) {
+  const Ints bits = bits_of<Ints>(v + 0.f);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 
 struct Candidate {
-  uint32_t key;
-  int32_t id;
+  int32_t key, id;
   bool operator<(const Candidate& other) const {  // the best first, of equal ones the lower id
     return key != other.key ? key > other.key : id < other.id;
   }
 };
 
+// A key that at least k of n logits reach, and few more.
+inline int32_t threshold(const float* logits, int64_t n, int64_t k) {
+  static thread_local std::vector<int32_t> keys;
+  keys.clear();
+  constexpr int64_t BLOCK = 4 * LANES;
+  if (k * 2 * BLOCK <= n) {  // the k-th of the blocks' greatest keys
+    for (int64_t i = 0; i + BLOCK <= n; i += BLOCK) {
+      Ints most = order(load(logits + i));
+      for (int64_t j = LANES; j < BLOCK; j += LANES) {
+        const Ints next = order(load(logits + i + j));
+        most = next > most ? next : most;
+      }
+      int32_t greatest = most[0];
+      for (int j = 1; j < LANES; j++) greatest = std::max(greatest, int32_t(most[j]));
+      keys.push_back(greatest);
+    }
+  } else {
+    keys.resize(n);
+    for (int64_t i = 0; i < n; i++) keys[i] = order(logits[i]);
+  }
+  std::nth_element(keys.begin(), keys.begin() + (k - 1), keys.end(), std::greater<int32_t>());
+  return keys[k - 1];
+}
+
 // The k best of n logits, in no order.
 inline void best(const float* logits, int64_t n, int64_t k, std::vector<Candidate>& out) {
   out.clear();
-  uint32_t least = 0;
-  if (k < n) {  // the least key of the bin in which the k-th best lies
-    static thread_local std::vector<int32_t> bins;
-    bins.assign(4096, 0);
-    for (int64_t i = 0; i < n; i++) bins[order(logits[i]) >> 20]++;
-    int64_t above = 0, bin = 4095;
-    while (bin > 0 && (above += bins[bin]) < k) bin--;
-    least = uint32_t(bin) << 20;
-  }
+  const int32_t least = k < n ? threshold(logits, n, k) : INT32_MIN;
   for (int64_t i = 0; i < n; i++) {
-    const uint32_t key = order(logits[i]);
+    const int32_t key = order(logits[i]);
     if (key >= least) out.push_back({key, int32_t(i)});
   }
   if (int64_t(out.size()) > k) {

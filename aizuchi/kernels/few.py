@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,27 +11,31 @@ from torch import Tensor, nn
 
 from .library import load
 from .stack import FEW, wanted
-from .weights import Keeper, TableStruct, Unsupported
+from .weights import Keeper, Prepared, TableStruct
 
 
-class Prepared(Keeper):
-    """Structures of a module's weights, good while the weights lie where they did."""
+def prepared(
+    module: nn.Module, key: Any, build: Callable[[], Any], sources: Iterable[Tensor], written: bool = True
+) -> Prepared:
+    """What ``build`` makes of ``module``, kept with it; see `Prepared`."""
+    kept = module.__dict__.setdefault("_prepared", {})
+    sources = list(sources)
+    found = kept.get(key)
+    if found is None or [*map(id, found.sources)] != [*map(id, sources)]:
+        found = kept[key] = Prepared(build, sources, written)
+    return found
 
-    def __init__(self, build: Callable[[Keeper], Any], sources: Sequence[Tensor]):
+
+class _Linear(Keeper):
+    def __init__(self, module: nn.Module):
         super().__init__()
-        self.places = [tensor.data_ptr() for tensor in sources]
-        try:
-            self.value = build(self)
-        except Unsupported:
-            self.value = None
+        self.struct = self.linear(module)
 
 
-def prepared(module: nn.Module, sources: Sequence[Tensor], build: Callable[[Keeper], Any]) -> Any:
-    """What ``build`` made of ``module``, made anew when one of ``sources`` has moved; None where it can't be made."""
-    kept = module.__dict__.get("_prepared")
-    if kept is None or kept.places != [tensor.data_ptr() for tensor in sources]:
-        kept = module.__dict__["_prepared"] = Prepared(build, sources)
-    return kept.value
+class _Tables(Keeper):
+    def __init__(self, tables: Sequence[nn.Module]):
+        super().__init__()
+        self.struct = self.array(TableStruct, [self.table(table) for table in tables])
 
 
 def few_rows(module: nn.Linear, x: Tensor) -> Tensor | None:
@@ -39,10 +43,11 @@ def few_rows(module: nn.Linear, x: Tensor) -> Tensor | None:
     library = load() if wanted() and x.device.type == "cpu" and x.shape[0] <= FEW else None
     if library is None:
         return None
-    weight = getattr(module, "weight", None)
-    struct = prepared(module, () if weight is None else (weight,), lambda keeper: keeper.linear(module))
-    if struct is None:
+    sources = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    made = prepared(module, "few", lambda: _Linear(module), sources).get()
+    if made is None:
         return None
+    struct = made.struct
     wide = x.float().contiguous()
     out = torch.empty(x.shape[0], struct.out_features)
     library.linear(
@@ -63,13 +68,11 @@ def sum_of_entries(owner: nn.Module, tables: Sequence[nn.Module], ids: Tensor) -
     if library is None:
         return None
 
-    def build(keeper: Keeper) -> Any:
-        return keeper.array(TableStruct, [keeper.table(table) for table in tables])
-
     weights = [table.weight for table in tables]
-    array = prepared(owner, weights, build)
-    if array is None:
+    made = prepared(owner, "tables", lambda: _Tables(tables), weights, written=False).get()
+    if made is None:
         return None
+    array = made.struct
     ids = ids.contiguous()
     dim = weights[0].shape[1]
     out = torch.empty(ids.shape[0], dim)

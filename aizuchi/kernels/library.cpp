@@ -5,6 +5,8 @@
 #endif
 
 #include "choose.h"
+#include "convolve.h"
+#include "quantize.h"
 #include "stack.h"
 
 using namespace aizuchi;
@@ -158,6 +160,71 @@ void aizuchi_shape_text(float* logits, int64_t n, int64_t rows, int64_t padding,
       if (counts) row[ids[i]] = row[ids[i]] > 0.f ? row[ids[i]] / penalty[r] : row[ids[i]] * penalty[r];
     }
   }
+}
+
+// x (rows, length, channels) -> y (rows, what becomes of length, channels of the last), through convolutions over
+// streams. Rows that are not active keep their state, and give zeros.
+void aizuchi_convolve(const Convolution* convolutions, const ConvolutionState* states, int64_t count, int64_t rows,
+                      const uint8_t* active, int64_t length, const float* x, float* y, int64_t threads) {
+  static thread_local Scratch shared;
+  static thread_local std::vector<int64_t> taking;
+  Scratch& s = shared;
+  std::vector<int64_t>& part = taking;
+  part.clear();
+  for (int64_t r = 0; r < rows; r++)
+    if (!active || active[r]) part.push_back(r);
+  const int64_t n = int64_t(part.size()), channels = convolutions[0].in_channels;
+  int64_t longer = length;
+  for (int64_t i = 0; i < count; i++) {
+    const Convolution& c = convolutions[i];
+    longer = c.kind == CONVOLUTION ? longer / c.stride : longer * c.stride;
+  }
+  const int64_t size = longer * convolutions[count - 1].out_channels;
+  if (n < rows) std::memset(y, 0, rows * size * sizeof(float));
+  if (!n) return;
+  s.in.reserve(n, length, channels);
+  for (int64_t r = 0; r < n; r++)
+    std::memcpy(s.in.floats() + r * s.in.stride, x + part[r] * length * channels, length * channels * sizeof(float));
+  for (int64_t i = 0; i < count; i++) {
+    const Convolution& c = convolutions[i];
+    begin(c, states[i], part, s);
+    if (c.kind == CHANNELWISE)
+      channelwise(c, s);
+    else
+      together(c.panels.in * c.panels.out * int64_t(s.from.size()) < 200000 ? 1 : threads, [&](Worker worker) {
+        const int64_t windows = int64_t(s.from.size());
+        if (c.panels.format == F32)
+          panels_of<float>(c.panels, s.from.data(), s.to.data(), windows, worker);
+        else
+          panels_of<uint16_t>(c.panels, s.from.data(), s.to.data(), windows, worker);
+      });
+    if (c.kind != CONVOLUTION) overlap(c, states[i], part, s);
+    end(c, n, s);
+  }
+  for (int64_t r = 0; r < n; r++)
+    std::memcpy(y + part[r] * size, s.in.floats() + r * size, size * sizeof(float));
+}
+
+// x (n, dim), which is overwritten -> codes (n, count)
+void aizuchi_quantize(const Codebook* books, int64_t count, float* x, int64_t n, int64_t* codes, int64_t threads) {
+  static thread_local Buffer places;
+  int64_t most = 0;
+  for (int64_t b = 0; b < count; b++) most = std::max(most, books[b].size);
+  float* scores = places.floats(n * most);
+  together(threads, [&](Worker worker) {
+    for (int64_t b = 0; b < count; b++) nearest(books[b], x, n, scores, codes + b, count, worker);
+  });
+}
+
+// codes (n, count) -> x (n, dim), the sum of their entries
+void aizuchi_dequantize(const Codebook* books, int64_t count, const int64_t* codes, int64_t n, float* x) {
+  const int64_t dim = books[0].dim;
+  std::memset(x, 0, n * dim * sizeof(float));
+  for (int64_t r = 0; r < n; r++)
+    for (int64_t b = 0; b < count; b++) {
+      const int64_t code = std::min(std::max<int64_t>(codes[r * count + b], 0), books[b].size - 1);
+      for (int64_t i = 0; i < dim; i++) x[r * dim + i] += books[b].sums[code * dim + i] / books[b].used(code);
+    }
 }
 
 }

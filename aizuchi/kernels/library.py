@@ -35,6 +35,9 @@ _SIGNATURES = {
     "stack": [_POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER, _INT],
     "depth_step": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT],
     "choose": [_POINTER, _INT, *[_POINTER] * 5, _INT, _POINTER, _INT],
+    "convolve": [_POINTER, _POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT],
+    "quantize": [_POINTER, _INT, _POINTER, _INT, _POINTER, _INT],
+    "dequantize": [_POINTER, _INT, _POINTER, _INT, _POINTER],
     "shape_text": [_POINTER, _INT, _INT, _INT, _POINTER, _INT, *[_POINTER] * 4, _INT],
 }
 

@@ -10,7 +10,7 @@
 // row's result does not change with the rows beside it, their number, or the number of threads.
 #pragma once
 #include <cstdlib>
-#include <new>
+#include <utility>
 #include <vector>
 
 #include "vectors.h"
@@ -38,6 +38,14 @@ struct Buffer {
       size = bytes;
     }
     return (float*)data;
+  }
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  Buffer(Buffer&& other) : data(other.data), size(other.size) { other.data = nullptr, other.size = 0; }
+  Buffer& operator=(Buffer&& other) {
+    std::swap(data, other.data), std::swap(size, other.size);
+    return *this;
   }
   ~Buffer() { std::free(data); }
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
+        self.cast: torch.dtype | None = None  # float32 matrices are copied to this dtype
 
     def __deepcopy__(self, memo: Any) -> None:
         return None  # pointers are good for these tensors only
@@ -84,13 +86,16 @@ class Keeper:
     def linear(self, module: nn.Module, index: int = 0) -> LinearStruct:
         """A linear layer, of codebook step ``index`` where it has one for each."""
         weight = weight_of(module, index)
+        data, number = weight.data, weight.format
+        if number == F32 and self.cast is not None:
+            data, number = data.detach().to(self.cast), FORMATS[self.cast]
         return LinearStruct(
-            self.pointer(weight.data),
+            self.pointer(data),
             self.pointer(weight.scale),
             self.floats(weight.bias),
             weight.out_features,
             weight.in_features,
-            weight.format,
+            number,
         )
 
     def table(self, module: nn.Module) -> TableStruct:
@@ -105,6 +110,31 @@ class Keeper:
     def array(self, kind: Any, values: list[Any]) -> Any:
         """A C array."""
         return self.keep((kind * len(values))(*values))
+
+
+class Prepared(Keeper):
+    """What ``build`` makes of ``sources``, made anew when one of them lies elsewhere, or (``written``: where copies are
+    taken) was written to."""
+
+    def __init__(self, build: Callable[[], Any], sources: Iterable[Tensor], written: bool = True):
+        super().__init__()
+        self.build, self.sources, self.written = build, list(sources), written
+        self.places: Any = None
+        self.value: Any = None
+
+    def get(self) -> Any:
+        """It; None where it can't be made."""
+        if self.written:
+            places: list[Any] = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.sources]
+        else:
+            places = [tensor.data_ptr() for tensor in self.sources]
+        if places != self.places:
+            self.places = places
+            try:
+                self.value = self.build()
+            except Unsupported:
+                self.value = None
+        return self.value
 
 
 def _nothing() -> None:

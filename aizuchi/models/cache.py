@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.stack import FEW, FusedStack, Past, try_fused, wanted
+from ..kernels.weights import Prepared
 from .state import State, keep_inactive, row_tensor
 
 
@@ -64,7 +65,9 @@ class RingCache(State):
     offset: Tensor = row_tensor()  # (rows,) int64, tokens seen so far
     window: int = 0
     chunk: int = 1
-    fused: FusedStack | None = None  # the layers over this ring in one call, where the library has them
+    fused: Prepared | None = (
+        None  # gives a `FusedStack`, the layers over this ring, where the library has them
+    )
 
     @classmethod
     def create(
@@ -99,8 +102,9 @@ class RingCache(State):
         """What one forward over ``length`` new tokens of every active row needs; see `RingPlan` and `FusedPlan`."""
         few = length <= self.chunk and length * self.rows <= FEW
         if self.fused is not None and few and wanted():
-            if (past := self._past()) is not None:
-                return FusedPlan(self, past, length, active)
+            fused, past = self.fused.get(), self._past()
+            if fused is not None and past is not None:
+                return FusedPlan(self, fused, past, length, active)
         return self.plan(length, active)
 
     def _past(self) -> Past | None:
@@ -162,14 +166,14 @@ class FusedPlan:
     """One forward of all layers by the library, which makes room in the ring itself."""
 
     ring: RingCache
+    fused: FusedStack
     past: Past
     length: int
     active: Tensor | None
 
     def run(self, x: Tensor) -> Tensor:
         """Embeddings (rows, length, dim) -> the last layer's output."""
-        assert self.ring.fused is not None
-        return self.ring.fused.run(x, self.past, self.active)
+        return self.fused.run(x, self.past, self.active)
 
     def unfused(self) -> RingPlan:
         """The same forward layer by layer, for what the library does not give."""

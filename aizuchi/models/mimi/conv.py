@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels.convolve import FusedConvolutions, StreamStates
+from ...kernels.stack import try_fused, wanted
+from ...kernels.weights import Prepared
 from ..state import State, keep_inactive, row_tensor
 
 # Up to this many positions a convolution is one matrix product with its unfolded input, as the frames of a stream
@@ -28,16 +31,41 @@ def _narrow(x: Tensor) -> bool:
     compute wrong values where the kernel is twice the stride and the channels are few (torch 2.13: k 16, stride 8,
     16 channels), forwards and in the gradient of the transposed ones; and they are no faster.
     """
-    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
+    return x.dtype in (torch.bfloat16, torch.float16) or (
+        x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    )
+
+
+class StreamState(State):
+    """Base of states that the library may work on, where ``fused`` says how."""
+
+    fused: Prepared | None  # gives a `FusedConvolutions`
+
+    def streams(self) -> list[tuple[Tensor | None, Tensor | None]]:
+        """(past, first) of each convolution."""
+        raise NotImplementedError
+
+    def run(self, x: Tensor, active: Tensor | None) -> Tensor | None:
+        """All convolutions in one call; None where torch has to do it."""
+        if self.fused is None or not wanted() or x.dtype != torch.float32:
+            return None
+        if not hasattr(self, "_view"):  # made once
+            self._view = try_fused(StreamStates, self.streams())
+        fused: FusedConvolutions | None = self.fused.get()
+        return None if self._view is None or fused is None else fused.run(x, self._view, active)
 
 
 @dataclass
-class ConvState(State):
+class ConvState(StreamState):
     """The inputs that the next chunk's first outputs still look at."""
 
     previous: Tensor  # (rows, in_channels, padding)
     # (rows,) bool: nothing has come in yet. Only there when the signal's first value is what pads it.
     first: Tensor | None = row_tensor(reset=1)
+    fused: Prepared | None = None
+
+    def streams(self) -> list[tuple[Tensor | None, Tensor | None]]:
+        return [(self.previous, self.first)]
 
 
 class MimiConv1d(nn.Module):
@@ -77,6 +105,8 @@ class MimiConv1d(nn.Module):
             return self._convolve(
                 F.pad(x, (self.padding, 0), mode="replicate" if self.replicate else "constant")
             )
+        if (fused := state.run(x, active)) is not None:
+            return fused
         previous = state.previous
         if state.first is not None:
             previous = torch.where(state.first[:, None, None], x[..., :1], previous)
@@ -103,10 +133,14 @@ class MimiConv1d(nn.Module):
 
 
 @dataclass
-class ConvTransposeState(State):
+class ConvTransposeState(StreamState):
     """What the last chunk already adds to the next chunk's first outputs."""
 
     partial: Tensor  # (rows, out_channels, kernel - stride), without bias
+    fused: Prepared | None = None
+
+    def streams(self) -> list[tuple[Tensor | None, Tensor | None]]:
+        return [(self.partial, None)]
 
 
 class MimiConvTranspose1d(nn.Module):
@@ -143,6 +177,8 @@ class MimiConvTranspose1d(nn.Module):
     def forward(
         self, x: Tensor, state: ConvTransposeState | None = None, active: Tensor | None = None
     ) -> Tensor:
+        if state is not None and (fused := state.run(x, active)) is not None:
+            return fused
         y = self._convolve(x)  # (rows, out_channels, T * stride + overlap)
         if self.overlap > 0:
             if state is not None:

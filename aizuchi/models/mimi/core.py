@@ -16,6 +16,7 @@ from .base import MimiPreTrainedModel
 from .checks import check_active
 from .configuration import MimiConfig
 from .conv import MimiConv1d, MimiConvTranspose1d
+from .fused import Part, fused_convolutions
 from .quantization import MimiSplitResidualVectorQuantizer, QuantizerOutput, check_num_quantizers
 from .seanet import MimiDecoder, MimiEncoder
 from .streams import MimiDecoderState, MimiEncoderState, check_ring, check_state, signature
@@ -49,7 +50,12 @@ class MimiCore(MimiPreTrainedModel):
     # ------------------------------------------------------------------ streams
 
     def init_encoder_state(
-        self, rows: int, device: Any = None, dtype: torch.dtype | None = None, ring: str = "exact"
+        self,
+        rows: int,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        ring: str = "exact",
+        weights: torch.dtype | None = torch.float32,
     ) -> MimiEncoderState:
         """State of ``rows`` streams of which nothing has been encoded yet.
 
@@ -58,32 +64,51 @@ class MimiCore(MimiPreTrainedModel):
             ring: "exact" gives every position its full attention window, so that a stream equals the whole
                 signal; "original" reproduces the original server, where after 10 s the first of a frame's two
                 positions sees one key less.
+            weights: dtype in which the compiled kernels, where there are any, read the weights. bfloat16 halves
+                what a frame has to read; what is computed with them stays float32. None: torch's operators.
         """
         device, dtype = self._placement(rows, device, dtype)
         original, config = check_ring(ring), self.config
-        return MimiEncoderState(
+        weights = weights if dtype == torch.float32 else None
+        state = MimiEncoderState(
             pending=torch.zeros(rows, config.audio_channels, config.frame_size, device=device, dtype=dtype),
             pending_length=torch.zeros(rows, device=device, dtype=torch.long),
-            seanet=self.encoder.init_state(rows, device, dtype),
-            transformer=self.encoder_transformer.init_state(rows, device, dtype, original),
+            seanet=self.encoder.init_state(rows, device, dtype, weights),
+            transformer=self.encoder_transformer.init_state(rows, device, dtype, original, weights),
             downsample=None if self.downsample is None else self.downsample.init_state(rows, device, dtype),
             ring=ring,
             signature=self._signature,
         )
+        self._fuse(self.downsample, state.downsample, weights)
+        return state
 
     def init_decoder_state(
-        self, rows: int, device: Any = None, dtype: torch.dtype | None = None, ring: str = "exact"
+        self,
+        rows: int,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        ring: str = "exact",
+        weights: torch.dtype | None = torch.float32,
     ) -> MimiDecoderState:
         """State of ``rows`` streams of which nothing has been decoded yet; see `init_encoder_state`."""
         device, dtype = self._placement(rows, device, dtype)
         original = check_ring(ring)
-        return MimiDecoderState(
-            seanet=self.decoder.init_state(rows, device, dtype),
-            transformer=self.decoder_transformer.init_state(rows, device, dtype, original),
+        weights = weights if dtype == torch.float32 else None
+        state = MimiDecoderState(
+            seanet=self.decoder.init_state(rows, device, dtype, weights),
+            transformer=self.decoder_transformer.init_state(rows, device, dtype, original, weights),
             upsample=None if self.upsample is None else self.upsample.init_state(rows, device, dtype),
             ring=ring,
             signature=self._signature,
         )
+        self._fuse(self.upsample, state.upsample, weights)
+        return state
+
+    @staticmethod
+    def _fuse(module: Any, state: Any, weights: torch.dtype | None) -> None:
+        """Let the library run a convolution that stands alone."""
+        if state is not None and weights is not None:
+            state.fused = fused_convolutions(module, lambda: [Part(module.conv)], weights)
 
     @torch.no_grad()
     def encode_step(

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels.convolve import FusedCodebooks
+from ...kernels.stack import FEW, wanted
 from ..layers import at_least_float32
 from .configuration import MimiConfig
+from .fused import fused_codebooks
 
 
 @dataclass
@@ -105,9 +108,16 @@ class MimiResidualVectorQuantizer(nn.Module):
         """The codebooks in their order."""
         return [cast(MimiVectorQuantization, layer).codebook for layer in self.layers]
 
+    def _fused(self, x: Tensor) -> FusedCodebooks | None:
+        """The library's codebooks, for x (B, T, ...) of a few positions."""
+        few = x.shape[0] * x.shape[1] <= FEW and x.device.type == "cpu" and x.dtype != torch.float64
+        return fused_codebooks(self) if few and wanted() else None
+
     def encode(self, latents: Tensor, num_quantizers: int) -> list[Tensor]:
         """(B, hidden_size, T) -> ``num_quantizers`` codes, each (B, T)."""
         residual = self._project(latents)
+        if (fused := self._fused(residual)) is not None:
+            return list(fused.encode(residual, num_quantizers).unbind(-1))
         codes = []
         for codebook in self.codebooks()[:num_quantizers]:
             codes.append(codebook.encode(residual))
@@ -116,6 +126,8 @@ class MimiResidualVectorQuantizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, K, T) -> (B, hidden_size, T)."""
+        if (fused := self._fused(codes[:, 0])) is not None:
+            return self._restore(fused.decode(codes.transpose(1, 2)))
         pairs = zip(
             self.codebooks(), codes.unbind(1), strict=False
         )  # fewer codes than codebooks may be given

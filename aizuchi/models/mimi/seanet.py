@@ -9,16 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..state import State
 from .configuration import MimiConfig
-from .conv import MimiConv1d, MimiConvTranspose1d
+from .conv import MimiConv1d, MimiConvTranspose1d, StreamState
+from .fused import Part, Prepared, Unsupported, fused_convolutions
 
 
 @dataclass
-class StackState(State):
+class StackState(StreamState):
     """States of a stack's layers, None for those without one."""
 
     layers: list[Any]
+    fused: Prepared | None = None
+    links: tuple[int, ...] = ()  # of each convolution, the layer whose state is its own, -1 for none
+
+    def streams(self) -> list[tuple[Tensor | None, Tensor | None]]:
+        states = [None if link < 0 else self.layers[link] for link in self.links]
+        return [pair for state in states for pair in ([(None, None)] if state is None else state.streams())]
 
 
 class MimiStack(nn.Module):
@@ -28,16 +34,50 @@ class MimiStack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def init_state(self, rows: int, device: Any = None, dtype: torch.dtype | None = None) -> StackState:
-        """State of ``rows`` streams that have seen nothing."""
+    def init_state(
+        self, rows: int, device: Any = None, dtype: torch.dtype | None = None, weights: Any = None
+    ) -> StackState:
+        """State of ``rows`` streams that have seen nothing.
+
+        ``weights``: dtype of the copy of the weights that the library works with; None leaves the work to torch.
+        """
         return StackState(
             [
                 None if isinstance(layer, nn.ELU) else layer.init_state(rows, device, dtype)
                 for layer in self.layers
-            ]
+            ],
+            None if weights is None else fused_convolutions(self, self._parts, weights),
+            self._links(),
         )
 
+    def _links(self) -> tuple[int, ...]:
+        links: list[int] = []
+        for i, layer in enumerate(self.layers):
+            links += (
+                [] if isinstance(layer, nn.ELU) else [i, -1] if isinstance(layer, MimiResnetBlock) else [i]
+            )
+        return tuple(links)
+
+    def _parts(self) -> list[Part]:
+        """The layers as the library takes them."""
+        parts: list[Part] = []
+        activated = False
+        for layer in self.layers:
+            if isinstance(layer, nn.ELU):
+                activated = True
+                continue
+            if isinstance(layer, MimiResnetBlock):
+                if not isinstance(layer.shortcut, nn.Identity):
+                    raise Unsupported
+                parts += [Part(layer.block[1].conv, True, 1), Part(layer.block[3].conv, True, 2)]
+            else:
+                parts.append(Part(layer.conv, activated))
+            activated = False
+        return parts
+
     def forward(self, x: Tensor, state: StackState | None = None, active: Tensor | None = None) -> Tensor:
+        if state is not None and (fused := state.run(x, active)) is not None:
+            return fused
         for i, layer in enumerate(self.layers):
             if isinstance(layer, nn.ELU):
                 x = layer(x)

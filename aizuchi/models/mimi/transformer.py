@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..cache import RingCache, SequenceCache, window_mask
+from ..cache import FusedPlan, RingCache, SequenceCache, window_mask
 from ..layers import attend, rotary_angles, rotate
 from .configuration import MimiConfig
+from .fused import fused_transformer
 
 
 class MimiLayerScale(nn.Module):
@@ -95,16 +96,22 @@ class MimiTransformer(nn.Module):
         )
 
     def init_state(
-        self, rows: int, device: Any = None, dtype: torch.dtype | None = None, original_ring: bool = False
+        self,
+        rows: int,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        original_ring: bool = False,
+        weights: torch.dtype | None = None,
     ) -> RingCache:
         """Rings for ``rows`` streams.
 
         Args:
             original_ring: rings of exactly ``sliding_window`` positions, as the original server has them: the
                 first position of a frame then loses its oldest key to the last one.
+            weights: dtype of the weights that the library works with; None leaves the work to torch.
         """
         config = self.config
-        return RingCache.create(
+        ring = RingCache.create(
             rows,
             config.num_hidden_layers,
             config.num_key_value_heads,
@@ -115,12 +122,16 @@ class MimiTransformer(nn.Module):
             device=device,
             dtype=dtype,
         )
+        ring.fused = None if weights is None else fused_transformer(self, weights)
+        return ring
 
     def forward(self, x: Tensor, state: RingCache | None = None, active: Tensor | None = None) -> Tensor:
         x = x.transpose(1, 2)  # (rows, T, hidden_size)
         plan: Any
         if state is not None:
             plan = state.begin(x.shape[1], active)
+            if isinstance(plan, FusedPlan):
+                return plan.run(x).transpose(1, 2)
         else:
             positions = torch.arange(x.shape[1], device=x.device)[None]
             window = self.config.sliding_window

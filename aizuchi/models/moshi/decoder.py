@@ -17,8 +17,7 @@ from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ...kernels.few import few_rows
-from ...kernels.stack import try_fused
+from ...kernels.few import few_rows, prepared
 from ..cache import FusedPlan, Plan, RingCache, SequenceCache
 from ..layers import GatedMLP, TokenEmbedding, make_norm, rotary_angles
 from .attention import CrossAttention, SelfAttention, linear_maker
@@ -105,7 +104,7 @@ class MoshiModel(MoshiPreTrainedModel):
             device=device or self.device,
             dtype=dtype or self.dtype,
         )
-        ring.fused = try_fused(fused_temporal, self)
+        ring.fused = prepared(self, "layers", lambda: fused_temporal(self), self.parameters())
         return ring
 
     def cross_keys_values(self, source: Tensor) -> list[tuple[Tensor, Tensor]]:

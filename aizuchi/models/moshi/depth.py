@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ...kernels.few import prepared
 from ...kernels.stack import FusedDepth, Past, try_fused, wanted
+from ...kernels.weights import Prepared
 from ..cache import Plan, SequenceCache, window_mask
 from ..layers import PerCodebookLinear, TokenEmbedding, make_norm
 from ..state import State
@@ -34,15 +36,18 @@ class DepthState(State):
 
     keys: list[Tensor]
     values: list[Tensor]
-    fused: FusedDepth | None = None  # the steps in one call each, where the library has them
+    fused: Prepared | None = (
+        None  # gives a `FusedDepth`, the steps in one call each, where the library has them
+    )
 
-    def past(self) -> Past | None:
-        """The library's view of these buffers, made once; None where it is not to be used."""
-        if self.fused is None or not wanted():
+    def steps(self) -> tuple[FusedDepth, Past] | None:
+        """The library's steps and its view of these buffers; None where torch has to do it."""
+        fused = self.fused.get() if self.fused is not None and wanted() else None
+        if fused is None:
             return None
         if not hasattr(self, "_view"):
             self._view = try_fused(Past, self.keys, self.values)
-        return self._view
+        return None if self._view is None else (fused, self._view)
 
 
 class _FrameStep:
@@ -114,7 +119,7 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         return DepthState(
             keys=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
             values=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
-            fused=try_fused(fused_depth, self) if fused else None,
+            fused=prepared(self, "steps", lambda: fused_depth(self), self.parameters()) if fused else None,
         )
 
     def _layers(self, x: Tensor, plan: Plan, first: int) -> Tensor:
@@ -163,11 +168,11 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         if state is None:
             state = self.init_state(text.shape[0], dtype=hidden.dtype, fused=False)
         token, codes = text, []
-        past = state.past()
-        wide = hidden.float().contiguous() if past is not None else hidden
+        fused = state.steps()
+        wide = hidden if fused is None else hidden.float().contiguous()
         for k in range(self.config.num_codebooks if steps is None else steps):
-            if past is not None and state.fused is not None:
-                logits = state.fused.step(k, token, wide, past)
+            if fused is not None:
+                logits = fused[0].step(k, token, wide, fused[1])
             else:
                 x = self._layers(self.embed(token[:, None], hidden, first=k), _FrameStep(state, k), first=k)
                 logits = self._head(x, first=k)[:, 0]

@@ -1,0 +1,194 @@
+// Causal convolutions over the next positions of streams, what models/mimi/conv.py and seanet.py say, with channels
+// last: the window of an output is then one run of memory, and a convolution is a product of windows and weights.
+// Weights lie in panels of 64 outputs (the last ones 32 or 16): (panel, input, output of the panel), rounded up with
+// zeros; input i is tap * in_channels + channel.
+#pragma once
+#include <algorithm>
+
+#include "linear.h"
+
+namespace aizuchi {
+
+struct Panels {
+  const void* weight;
+  int64_t format;  // F32 or BF16
+  int64_t out, in;
+};
+
+inline int64_t panel_width(int64_t left) { return left > 32 ? 64 : left > 16 ? 32 : 16; }
+
+template <class T, int R, int V>
+inline void panel_tile(const T* w, int64_t k, const float* const* x, float* const* y, int64_t outputs) {
+  Lanes sum[R][V] = {};
+  for (int64_t i = 0; i < k; i++) {
+    Lanes b[V];
+    for (int v = 0; v < V; v++) b[v] = load(w + i * V * LANES + v * LANES);
+    for (int r = 0; r < R; r++) {
+      const Lanes a = all(x[r][i]);
+      for (int v = 0; v < V; v++) sum[r][v] = madd(a, b[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) {
+      const int64_t count = std::min<int64_t>(LANES, outputs - v * LANES);
+      if (count == LANES)
+        store(y[r] + v * LANES, sum[r][v]);
+      else if (count > 0)
+        std::memcpy(y[r] + v * LANES, &sum[r][v], count * sizeof(float));
+    }
+}
+
+template <class T, int V>
+void panel_rows(const T* w, int64_t k, const float* const* x, float* const* y, int64_t rows, int64_t outputs) {
+  int64_t r = 0;
+  for (; r + 6 <= rows; r += 6) panel_tile<T, 6, V>(w, k, x + r, y + r, outputs);
+  switch (rows - r) {
+    case 5: return panel_tile<T, 5, V>(w, k, x + r, y + r, outputs);
+    case 4: return panel_tile<T, 4, V>(w, k, x + r, y + r, outputs);
+    case 3: return panel_tile<T, 3, V>(w, k, x + r, y + r, outputs);
+    case 2: return panel_tile<T, 2, V>(w, k, x + r, y + r, outputs);
+    case 1: return panel_tile<T, 1, V>(w, k, x + r, y + r, outputs);
+  }
+}
+
+// y[row] (out) = x[row] (in) W^T, this worker's part: of the rows where they are many, else of the panels.
+template <class T>
+void panels_of(const Panels& p, const float* const* x, float* const* y, int64_t rows, Worker worker) {
+  const bool many = rows >= 48;
+  const int64_t first = many ? worker.begin(rows, 6) : 0, last = many ? worker.end(rows, 6) : rows;
+  std::vector<float*> to(last - first);
+  const int64_t panels = (p.out + 63) / 64;
+  const int64_t begin = many ? 0 : worker.begin(panels, 1), end = many ? panels : worker.end(panels, 1);
+  for (int64_t panel = begin; panel < end; panel++) {
+    int64_t n = panel * 64;
+    const int64_t stop = std::min(p.out, n + 64);
+    while (n < stop) {
+      const int64_t width = panel_width(p.out - n);
+      for (int64_t r = first; r < last; r++) to[r - first] = y[r] + n;
+      const T* w = (const T*)p.weight + n * p.in;
+      if (width == 64)
+        panel_rows<T, 4>(w, p.in, x + first, to.data(), last - first, p.out - n);
+      else if (width == 32)
+        panel_rows<T, 2>(w, p.in, x + first, to.data(), last - first, p.out - n);
+      else
+        panel_rows<T, 1>(w, p.in, x + first, to.data(), last - first, p.out - n);
+      n += width;
+    }
+  }
+}
+
+enum Kind : int64_t { CONVOLUTION = 0, TRANSPOSED = 1, CHANNELWISE = 2 };  // the last: transposed, a group a channel
+
+struct Convolution {
+  int64_t kind, in_channels, out_channels, kernel, stride;
+  Panels panels;      // transposed: outputs are tap * out_channels + channel; channelwise: (kernel, channel), float32
+  const float* bias;  // may be null
+  int64_t activated;  // 1: of the ELU of its input
+  int64_t branch;     // 1: its input goes past it and the next, 2: what went past is added to its output
+};
+
+struct ConvolutionState {
+  float* past;     // (rows, channels, kernel - stride): inputs, or what outputs to come have already
+  uint8_t* first;  // (rows): where set, the first input stands for the past; may be null
+};
+
+struct Signal {
+  Buffer buffer;
+  int64_t length = 0, channels = 0, stride = 0;  // stride: floats from row to row
+  float* floats() { return (float*)buffer.data; }
+  float* reserve(int64_t rows, int64_t positions, int64_t width) {
+    length = positions, channels = width, stride = positions * width;
+    return buffer.floats(rows * stride + LANES);
+  }
+};
+
+struct Scratch {
+  Signal in, out, window, kept;
+  std::vector<const float*> from;
+  std::vector<float*> to;
+};
+
+// What is done before workers share the product: past and new inputs side by side, and where windows and outputs lie.
+inline void begin(const Convolution& c, const ConvolutionState& state, const std::vector<int64_t>& rows, Scratch& s) {
+  const int64_t count = int64_t(rows.size()), length = s.in.length, channels = c.in_channels;
+  const int64_t padding = c.kind == CONVOLUTION ? c.kernel - c.stride : 0;
+  if (c.branch == 1) {
+    s.kept.reserve(count, length, channels);
+    std::memcpy(s.kept.floats(), s.in.floats(), count * s.in.stride * sizeof(float));
+  }
+  s.window.reserve(count, length + padding, channels);
+  for (int64_t r = 0; r < count; r++) {
+    float* past = state.past ? state.past + rows[r] * channels * padding : nullptr;
+    float* window = s.window.floats() + r * s.window.stride;
+    const float* fresh = s.in.floats() + r * s.in.stride;
+    float* now = window + padding * channels;
+    if (c.activated)
+      map(fresh, now, length * channels, elu);
+    else
+      std::memcpy(now, fresh, length * channels * sizeof(float));
+    if (!padding) continue;
+    const bool first = state.first && state.first[rows[r]];
+    for (int64_t t = 0; t < padding; t++)
+      for (int64_t i = 0; i < channels; i++) window[t * channels + i] = first ? now[i] : past[i * padding + t];
+    for (int64_t t = 0; t < padding; t++)
+      for (int64_t i = 0; i < channels; i++) past[i * padding + t] = window[(length + t) * channels + i];
+    if (state.first) state.first[rows[r]] = 0;
+  }
+  const bool transposed = c.kind != CONVOLUTION;
+  const int64_t outputs = transposed ? length : length / c.stride;
+  const int64_t width = transposed ? c.kernel * c.out_channels : c.out_channels;
+  s.out.reserve(count, outputs, width);
+  s.from.clear(), s.to.clear();
+  for (int64_t r = 0; r < count; r++)
+    for (int64_t t = 0; t < outputs; t++) {
+      s.from.push_back(s.window.floats() + r * s.window.stride + t * (transposed ? 1 : c.stride) * channels);
+      s.to.push_back(s.out.floats() + r * s.out.stride + t * width);
+    }
+}
+
+// Outputs of a transposed convolution from each input's part, (positions, kernel * channels) -> (positions * stride, ...)
+inline void overlap(const Convolution& c, const ConvolutionState& state, const std::vector<int64_t>& rows, Scratch& s) {
+  const int64_t count = int64_t(rows.size()), length = s.in.length, channels = c.out_channels;
+  const int64_t rest = c.kernel - c.stride, step = c.stride * channels;
+  std::swap(s.window, s.out);  // window: the parts
+  s.out.reserve(count, length * c.stride, channels);
+  thread_local Buffer sums;
+  const int64_t size = length * step + rest * channels;
+  float* sum = sums.floats(size);
+  for (int64_t r = 0; r < count; r++) {
+    const float* parts = s.window.floats() + r * s.window.stride;
+    float* partial = state.past ? state.past + rows[r] * channels * rest : nullptr;
+    std::memset(sum, 0, size * sizeof(float));
+    for (int64_t t = 0; t < length; t++)
+      for (int64_t i = 0; i < c.kernel * channels; i++) sum[t * step + i] += parts[t * c.kernel * channels + i];
+    for (int64_t t = 0; t < rest; t++)
+      for (int64_t i = 0; i < channels; i++) sum[t * channels + i] += partial[i * rest + t];
+    for (int64_t t = 0; t < rest; t++)
+      for (int64_t i = 0; i < channels; i++) partial[i * rest + t] = sum[length * step + t * channels + i];
+    std::memcpy(s.out.floats() + r * s.out.stride, sum, length * step * sizeof(float));
+  }
+}
+
+// Parts of a transposed convolution whose channels do not mix.
+inline void channelwise(const Convolution& c, Scratch& s) {
+  const float* weight = (const float*)c.panels.weight;
+  for (size_t row = 0; row < s.from.size(); row++)
+    for (int64_t k = 0; k < c.kernel; k++)
+      for (int64_t i = 0; i < c.out_channels; i++)
+        s.to[row][k * c.out_channels + i] = s.from[row][i] * weight[k * c.out_channels + i];
+}
+
+inline void end(const Convolution& c, int64_t rows, Scratch& s) {
+  const int64_t positions = rows * s.out.length, channels = c.out_channels;
+  float* y = s.out.floats();
+  if (c.bias)
+    for (int64_t p = 0; p < positions; p++)
+      for (int64_t i = 0; i < channels; i++) y[p * channels + i] += c.bias[i];
+  if (c.branch == 2) {
+    const float* kept = s.kept.floats();
+    for (int64_t i = 0; i < positions * channels; i++) y[i] += kept[i];
+  }
+  std::swap(s.in, s.out);
+}
+
+}  // namespace aizuchi
