@@ -57,4 +57,13 @@ def find_base(folder: Path, find: Callable[[str], Any]) -> Any:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} holds LoRA adapters for {base} ({error}): {merge}") from error
     found.adapters = folder
+    found.tokenizer = own_tokenizer(folder) or found.tokenizer
     return found
+
+
+def own_tokenizer(folder: Path) -> Path | None:
+    """The tokenizer that lies beside adapters."""
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    files = sorted(folder.glob("*.model"))
+    return files[0] if len(files) == 1 else None

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from aizuchi.checkpoints.adapters import ADAPTER, FORMAT_VERSION, SETTINGS, load_adapters, read_settings
+from aizuchi.checkpoints.adapters import (
+    ADAPTER,
+    FORMAT_VERSION,
+    SETTINGS,
+    load_adapters,
+    own_tokenizer,
+    read_settings,
+)
 from aizuchi.errors import AizuchiError
 from aizuchi.models.adapters import merge_adapters, trained
 
@@ -45,7 +52,7 @@ def merge_folder(adapter: str | Path, output: str | Path, base: str | None = Non
     load_adapters(model, adapter)
     target = Path(output)
     save_model(merge_adapters(model), target)
-    kept = find_tokenizer_files(adapter) or find_tokenizer_files(base)
+    kept = own_tokenizer(Path(adapter)) or find_tokenizer_files(base)
     if kept is not None:
         KeptTokenizer(kept, None).save(target)
     return target

@@ -97,11 +97,14 @@ def find_tokenizer(config: MoshiTraining, sources: list[TokenSource]) -> KeptTok
     return kept
 
 
-def find_tokenizer_files(folder: str | os.PathLike[str]) -> Path | None:
-    """The folder itself if a tokenizer lies in it."""
-    path = Path(folder)
-    found = path.is_dir() and ((path / "tokenizer.json").exists() or any(path.glob("*.model")))
-    return path if found else None
+def find_tokenizer_files(checkpoint: str | os.PathLike[str]) -> Path | None:
+    """The tokenizer of a checkpoint: a SentencePiece file, or a folder; None where there is none."""
+    from aizuchi.checkpoints import CheckpointError, find
+
+    try:
+        return find(checkpoint).tokenizer
+    except CheckpointError:  # what is wrong with it is told when its weights are loaded
+        return None
 
 
 def pretrained(cls: Any, path: str, name: str) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file
 
@@ -20,6 +21,7 @@ from aizuchi.serve.loading import load_served
 from aizuchi.train.logs import read_log
 from aizuchi.train.lora import merge_folder
 from aizuchi.train.rollout import roll_out
+from aizuchi.train.start import find_tokenizer
 from tests.train.tiny import config_of, dialogues, launch, trainer_of
 
 
@@ -125,6 +127,25 @@ def test_adapters_serve_wherever_a_model_does(tmp_path, base, capsys):
     assert load_served(str(folder)).description == loaded.description
     assert main(["models", str(folder)]) == 0
     assert f"LoRA adapters   {folder}" in capsys.readouterr().out
+
+
+def test_the_base_models_tokenizer_goes_along(tmp_path, base):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat", "on the mat"] * 4),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=16,
+        pad_id=3,
+        minloglevel=2,
+    )
+    (Path(base) / "tokenizer_spm.model").write_bytes((tmp_path / "spm.model").read_bytes())
+    config = lora_config(tmp_path, base, steps=1, save_every=0)
+    trainer = trainer_of(config)
+    trainer.tokenizer = find_tokenizer(config, [])
+    folder = trainer.run()
+    for place in (folder, merge_folder(folder, tmp_path / "merged")):
+        assert (place / "tokenizer_spm.model").read_bytes() == (tmp_path / "spm.model").read_bytes()
+        ids = checkpoints.load(place).tokenizer.encode("the cat")
+        assert ids == trainer.tokenizer.tokenizer.encode("the cat") and len(ids) > 2
 
 
 def test_adapters_are_no_model_and_say_so(tmp_path, base, capsys):
