@@ -23,26 +23,28 @@ from recipes.mini.timing import RATE, Span, Spoken, resample, shift
 from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
 FRAME = 1920
-SHARES = {"assistant": 50, "users": 34, "recorded": 8, "room": 8}
+SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
 UNKNOWN = -1
 
 
-def waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400) -> Waves:
+def waves(
+    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400, assistant: float = 0.5
+) -> Waves:
     """The source of training rows.
 
     Args:
         clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
-        lines: different lines of the assistant.
+        lines: different lines of the assistant. assistant: share of rows in which it speaks.
     """
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines, validation=False)
+    return Waves(ClipLibrary(Path(clips)), files, lines, validation=False, assistant=assistant)
 
 
 def validation_waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400) -> Waves:
     """The same of clips and recordings that `waves` leaves out (one in fifty), and of other dialogues' lines."""
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True)
+    return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True, assistant=assistant)
 
 
 def _kept_apart(name: str) -> bool:
@@ -52,7 +54,9 @@ def _kept_apart(name: str) -> bool:
 class Waves:
     """See `waves`."""
 
-    def __init__(self, library: ClipLibrary, files: list[Path], lines: int, validation: bool) -> None:
+    def __init__(
+        self, library: ClipLibrary, files: list[Path], lines: int, validation: bool, assistant: float = 0.5
+    ) -> None:
         self.lines = _lines(lines, "valid" if validation else "train")
         self.files = [f for f in files if _kept_apart(f.name) is validation]
         self.clips: dict[str, list[Clip]] = {}
@@ -64,7 +68,9 @@ class Waves:
         self.voices = sorted(self.clips)
         # neural voices count for more than their number: the old engines' sound is soon learnt
         self.weights = [len(self.clips[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1) for v in self.voices]
-        self.shares = {k: v for k, v in SHARES.items() if k != "recorded" or self.files}
+        others = {k: v for k, v in SHARES.items() if k != "recorded" or self.files}
+        self.shares = {"assistant": assistant}
+        self.shares |= {k: (1 - assistant) * v / sum(others.values()) for k, v in others.items()}
 
     def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
         """A row of (samples,) float32 and its labels (samples / 1920,) int64."""

@@ -43,10 +43,9 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         return ["-m", f"recipes.mini.{module}", *map(str, arguments)]
 
     recorded = ["--commands", commands] if commands else []
-    options = "{}" if commands is None else f"{{clips: {runs}/clips, commands: {commands}}}"
-    codec = dict(
-        output=runs / "codec", data__options=f"{{clips: {runs}/clips}}" if commands is None else options
-    )
+    codec: dict[str, object] = dict(output=runs / "codec", data__options__clips=runs / "clips")
+    if commands:
+        codec["data__options__commands"] = commands
     places = dict(
         output=runs / "moshi",
         codec=runs / "codec-bf16",

@@ -267,9 +267,7 @@ def build_parser() -> argparse.ArgumentParser:
     coded = commands.add_parser("encode", help="sound to token shards (resumable)")
     coded.add_argument("--sound", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
     coded.add_argument("--out", type=Path, default=RUNS / "tokens", help="folder (default %(default)s)")
-    coded.add_argument(
-        "--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)"
-    )
+    coded.add_argument("--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)")
     coded.add_argument(
         "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
     )
