@@ -223,16 +223,24 @@ def _add_speech(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many questions, evenly spread")
     parser.add_argument(
+        "--speak", metavar="FILE", help="WER of the texts in FILE, a line each, as --model speaks them"
+    )
+    parser.add_argument(
         "--spoken",
         nargs="+",
         metavar="FILE",
         help="WER of recordings that speak known texts",
     )
     parser.add_argument(
-        "--transcribe", nargs="+", metavar="FILE", help="WER of --recognizer on such recordings"
+        "--transcribe",
+        nargs="+",
+        metavar="FILE",
+        help="WER of --model (one that writes down speech) or --recognizer on such recordings",
     )
     parser.add_argument(
-        "--recognizer", metavar="SPEC", help="package.module:factory of a recogniser (default: Whisper)"
+        "--recognizer",
+        metavar="SPEC",
+        help="package.module:factory of a recogniser (default: --model, else Whisper)",
     )
     parser.add_argument("--pairs", metavar="FILE", help="likelihood pairs (JSON lines), scored by --nll")
     parser.add_argument(

@@ -78,12 +78,17 @@ def run_codec(args: Any) -> list[str]:
 
 def run_speech(args: Any) -> list[str]:
     from aizuchi.evaluate.clips import find_clips
+    from aizuchi.evaluate.model_system import fingerprint
     from aizuchi.evaluate.pairs import read_pairs, score_pairs
-    from aizuchi.evaluate.speech import recognition
+    from aizuchi.evaluate.recognize import RememberingRecognizer
+    from aizuchi.evaluate.speech import recognition, synthesis
     from aizuchi.evaluate.synthesize import load_factory
+    from aizuchi.evaluate.words_models import ModelRecognizer, load_words_model, model_speaker, read_lines
 
-    if not (args.questions or args.spoken or args.transcribe or args.pairs):
-        raise AizuchiError("nothing to measure: give --questions, --spoken, --transcribe or --pairs")
+    if not (args.questions or args.speak or args.spoken or args.transcribe or args.pairs):
+        raise AizuchiError("nothing to measure: give --questions, --speak, --spoken, --transcribe or --pairs")
+    if args.speak and not args.model:
+        raise AizuchiError("--speak needs --model: one that speaks a text (docs/training.md: task: tts)")
     if args.pairs and not args.nll:
         raise AizuchiError("--pairs needs --nll: a package.module:factory of text or file -> (nats, tokens)")
     out, progress = Path(args.out), not args.quiet
@@ -93,6 +98,12 @@ def run_speech(args: Any) -> list[str]:
         from aizuchi.evaluate.systems import open_system
 
         ask_set(args, open_system(args.model, args.seed), section, cache, args.limit, args.noise)
+    if args.speak:
+        model, tokenizer, name = load_words_model(args.model)
+        speak, title = model_speaker(model, tokenizer, args.seed), f"spoken by {name}, as Whisper hears it"
+        kept = f"{title}, weights {fingerprint(model)}, seed {args.seed}"
+        texts, heard_by = read_lines(args.speak), RememberingRecognizer(_recognizer(args), cache)
+        synthesis(texts, speak, heard_by, section, out / "spoken", title, cache, progress, identity=kept)
     if args.spoken:
         recognition(
             find_clips(args.spoken),
@@ -103,7 +114,12 @@ def run_speech(args: Any) -> list[str]:
             progress,
         )
     if args.transcribe:
-        own = load_factory(args.recognizer, "recognizer")() if args.recognizer else _recognizer(args)
+        if args.recognizer:
+            own = load_factory(args.recognizer, "recognizer")()
+        elif args.model:
+            own = ModelRecognizer(*load_words_model(args.model))
+        else:
+            own = _recognizer(args)
         recognition(find_clips(args.transcribe), own, section, f"transcribed by {own.name}", cache, progress)
     if args.pairs:
         nll = load_factory(args.nll, "nll")()

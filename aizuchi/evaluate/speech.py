@@ -68,10 +68,11 @@ def synthesis(
     name: str = "speak",
     cache: Cache | None = None,
     progress: bool = True,
+    identity: str | None = None,
 ) -> None:
     """WER of a system that speaks texts, as a recogniser hears it; the recordings are kept in the folder.
 
-    `name` stands for the system in what is kept: give another one to another checkpoint.
+    `identity` (None: `name`) stands for the system in what is kept: give another one to another checkpoint.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,9 @@ def synthesis(
         work,
         section,
         name=lambda text: text,
-        key=lambda text: content_key("synthesis", VERSION, name, recognizer.name, text, paths[text].name),
+        key=lambda text: content_key(
+            "synthesis", VERSION, identity or name, recognizer.name, text, paths[text].name
+        ),
         cache=cache,
         label=name,
         progress=progress,
