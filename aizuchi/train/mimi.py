@@ -20,7 +20,7 @@ from aizuchi.audio import SAMPLE_RATE
 from aizuchi.errors import AizuchiError
 
 from .balancer import Balancer
-from .checkpoints import save_model
+from .checkpoints import save_model, writing_model
 from .codebooks import CodebookTrainer
 from .codec_measures import measure_codec
 from .codec_pass import CodecPass, make_optimizer
@@ -384,8 +384,7 @@ class MimiTrainer(TrainingRun):
     def export(self) -> Path:
         """Write the codec to ``model/``."""
         target = self.folder / "model"
-        if self.main:
-            with self.exported() as codec:
-                save_model(without_weight_norm(codec), target)
-        self.accelerator.wait_for_everyone()
+        with writing_model(target, self.accelerator) as folder, self.exported() as codec:
+            if self.main:
+                save_model(without_weight_norm(codec), folder)
         return target
