@@ -41,7 +41,9 @@ def waves(
     return Waves(ClipLibrary(Path(clips)), files, lines, validation=False, assistant=assistant)
 
 
-def validation_waves(clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400) -> Waves:
+def validation_waves(
+    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400, assistant: float = 0.5
+) -> Waves:
     """The same of clips and recordings that `waves` leaves out (one in fifty), and of other dialogues' lines."""
     files = recordings(Path(commands)) if commands else []
     return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True, assistant=assistant)
