@@ -242,7 +242,9 @@ def _add_speech(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="package.module:factory of a recogniser (default: --model, else Whisper)",
     )
-    parser.add_argument("--pairs", metavar="FILE", help="likelihood pairs (JSON lines), scored by --nll")
+    parser.add_argument(
+        "--pairs", metavar="FILE", help="likelihood pairs (JSON lines), scored by --model or --nll"
+    )
     parser.add_argument(
         "--nll", metavar="SPEC", help="package.module:factory of text or file -> (nats, tokens)"
     )

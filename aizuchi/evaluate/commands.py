@@ -78,6 +78,7 @@ def run_codec(args: Any) -> list[str]:
 
 def run_speech(args: Any) -> list[str]:
     from aizuchi.evaluate.clips import find_clips
+    from aizuchi.evaluate.likelihood import ModelLikelihood
     from aizuchi.evaluate.model_system import fingerprint
     from aizuchi.evaluate.pairs import read_pairs, score_pairs
     from aizuchi.evaluate.recognize import RememberingRecognizer
@@ -89,8 +90,10 @@ def run_speech(args: Any) -> list[str]:
         raise AizuchiError("nothing to measure: give --questions, --speak, --spoken, --transcribe or --pairs")
     if args.speak and not args.model:
         raise AizuchiError("--speak needs --model: one that speaks a text (docs/training.md: task: tts)")
-    if args.pairs and not args.nll:
-        raise AizuchiError("--pairs needs --nll: a package.module:factory of text or file -> (nats, tokens)")
+    if args.pairs and not (args.nll or args.model):
+        raise AizuchiError(
+            "--pairs needs --model, or --nll: a package.module:factory of text or file -> (nats, tokens)"
+        )
     out, progress = Path(args.out), not args.quiet
     cache = Cache(out / "cache")
     section = Section("speech", about={"seed": args.seed})
@@ -122,7 +125,11 @@ def run_speech(args: Any) -> list[str]:
             own = _recognizer(args)
         recognition(find_clips(args.transcribe), own, section, f"transcribed by {own.name}", cache, progress)
     if args.pairs:
-        nll = load_factory(args.nll, "nll")()
+        nll = (
+            load_factory(args.nll, "nll")()
+            if args.nll
+            else ModelLikelihood(*load_words_model(args.model)[:2])
+        )
         section.tables["Likelihood pairs"] = score_pairs(
             read_pairs(args.pairs), nll, section, progress=progress
         )
