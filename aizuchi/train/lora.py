@@ -39,7 +39,7 @@ def save_adapters(
 
 
 def merge_folder(adapter: str | Path, output: str | Path, base: str | None = None) -> Path:
-    """Merge a folder of adapters into its base model and write that; see `aizuchi train merge`."""
+    """Merge a folder of adapters into its base model and write that, in its dtype; see `aizuchi train merge`."""
     from aizuchi.models.moshi import MoshiForConditionalGeneration
 
     from .checkpoints import save_model
@@ -48,7 +48,7 @@ def merge_folder(adapter: str | Path, output: str | Path, base: str | None = Non
     base = base or read_settings(adapter)["base"]
     if base is None:
         raise AizuchiError(f"{adapter} does not say which model it adapts: give --base")
-    model = pretrained(MoshiForConditionalGeneration, base, "base")
+    model = pretrained(MoshiForConditionalGeneration, base, "base", "auto")
     load_adapters(model, adapter)
     target = Path(output)
     save_model(merge_adapters(model), target)

@@ -44,7 +44,10 @@ def make_model(config: MoshiTraining) -> Any:
 
     torch.manual_seed(config.seed)
     if config.checkpoint is not None:
-        model = pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint")
+        # weights that never change are kept in bf16; there is no need to have them larger for a while
+        small = config.lora is not None and not config.lora.embeddings and config.precision == "bf16"
+        dtype = torch.bfloat16 if small else torch.float32
+        model = pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint", dtype)
         apply_losses(model.config, config)
     else:
         codec = None if config.codec is None else pretrained(MimiModel, config.codec, "codec")
@@ -107,13 +110,13 @@ def find_tokenizer_files(checkpoint: str | os.PathLike[str]) -> Path | None:
         return None
 
 
-def pretrained(cls: Any, path: str, name: str) -> Any:
-    """Load a model in float32; ``name`` is the configuration's key for messages."""
+def pretrained(cls: Any, path: str, name: str, dtype: Any = torch.float32) -> Any:
+    """Load a model; ``name`` is the configuration's key for messages, ``dtype`` may be "auto", the checkpoint's own."""
     import aizuchi
 
     aizuchi.MoshiConfig  # noqa: B018  # teaches `from_pretrained` the original's layout
     try:
-        return cls.from_pretrained(path, dtype=torch.float32)
+        return cls.from_pretrained(path, dtype=dtype)
     except AizuchiError:
         raise
     except (OSError, ValueError) as error:

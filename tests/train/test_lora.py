@@ -184,6 +184,16 @@ def test_adapters_of_a_sharded_model_equal_those_of_a_whole_one(tmp_path, base, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-5 if precision == "fp32" else 1e-2)
 
 
+def test_a_base_in_bf16_is_merged_in_bf16(tmp_path, base):
+    half = MoshiForConditionalGeneration.from_pretrained(base, dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    folder = trainer_of(lora_config(tmp_path, str(tmp_path / "half"), steps=1, save_every=0)).run()
+    merged = load_file(merge_folder(folder, tmp_path / "merged") / "model.safetensors")
+    kinds = {name.split(".")[0]: value.dtype for name, value in merged.items() if value.is_floating_point()}
+    assert kinds["decoder"] == kinds["depth_decoder"] == torch.bfloat16
+    assert kinds["audio_encoder"] == torch.float32
+
+
 def test_in_bf16_the_frozen_weights_are_bf16_and_the_adapters_fp32(tmp_path, base):
     trainer = trainer_of(lora_config(tmp_path, base, precision="bf16", steps=2))
     parameters = dict(trainer.plain.named_parameters())
@@ -191,6 +201,10 @@ def test_in_bf16_the_frozen_weights_are_bf16_and_the_adapters_fp32(tmp_path, bas
     kinds = {(p.requires_grad, p.dtype) for name, p in parameters.items() if name not in codec}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
     assert {parameters[name].dtype for name in codec} == {torch.float32}  # it decodes the samples
+    original = dict(load(base).named_parameters())
+    for name, parameter in parameters.items():
+        if name in original:
+            assert torch.equal(parameter, original[name].to(parameter.dtype)), name
     trainer.train_step(trainer.batches[0])
     assert all(layer.lora_B.weight.abs().max() > 0 for layer in adapted(trainer.plain).values())
 
