@@ -53,7 +53,7 @@ def convert(
     if to is not None and to not in LAYOUTS:
         raise CheckpointError(f"`to` must be one of {', '.join(LAYOUTS)}, got {to!r}")
     target = Path(os.path.abspath(os.path.expanduser(target)))
-    _check_target(target, force)
+    check_target(target, force)
     found = find(source, **options)
     if found.adapters is not None:
         raise CheckpointError(
@@ -81,13 +81,14 @@ def convert(
     try:
         with tqdm(unit="B", unit_scale=True, desc="converting", disable=None if progress else True) as bar:
             write(found, temporary, dtype, shard_bytes, bar)
-        _put(temporary, target)
+        put(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """A CheckpointError where a folder may not be made, or not be replaced."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not force:
@@ -97,7 +98,7 @@ def _check_target(target: Path, force: bool) -> None:
         raise CheckpointError(f"{target} holds no checkpoint, so it is not replaced: give another name")
 
 
-def _put(temporary: Path, target: Path) -> None:
+def put(temporary: Path, target: Path) -> None:
     """Rename a finished folder to its name; an old one goes only when the new one is in its place."""
     old = None
     if target.exists():

@@ -27,6 +27,7 @@ from ..models.moshi.conditional import MoshiForConditionalGeneration
 from ..models.moshi.configuration import MoshiConfig
 from ..models.moshi.decoder import MoshiForCausalLM, MoshiModel
 from ..models.moshi.depth import MoshiDepthDecoder
+from ..models.quantized import quantize_model
 from . import mimi_layout
 from .adapters import load_adapters
 from .describe import describe
@@ -81,6 +82,7 @@ def load(
     name_or_path: str | os.PathLike[str] | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    quantize: str | None = None,
     **options: Any,
 ) -> Loaded:
     """A model with its tokenizer and feature extractor, from either layout.
@@ -90,6 +92,7 @@ def load(
             None for the embedded default model.
         dtype: of the language model, None for the checkpoint's. Mimi keeps float32.
         device: where the model goes.
+        quantize: "int8" or "int4", the language model's matrices (see `aizuchi.models.quantized`).
         options: as for `find`.
     Raises:
         CheckpointError: nothing there, or not a whole model; the message names what is wrong.
@@ -112,6 +115,8 @@ def load(
     if checkpoint.adapters is not None:
         load_adapters(model, checkpoint.adapters)
         merge_adapters(model)
+    if quantize is not None:
+        quantize_model(model, quantize)
     tokenizer = None if checkpoint.tokenizer is None else load_tokenizer(checkpoint.tokenizer)
     extractor = feature_extractor(model.config.audio_encoder_config)
     return Loaded(model.eval(), tokenizer, extractor, describe(checkpoint), checkpoint)

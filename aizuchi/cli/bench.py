@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from aizuchi.cli import bench_serve
+from aizuchi.cli.options import add_quantize
 from aizuchi.errors import AizuchiError
 
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=50, help="steps to time for each (default: 50)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    add_quantize(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures")
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     record = {
         "model": name,
         "dtype": args.dtype,
+        "quantize": args.quantize,
         "device": args.device,
         "threads": args.threads,
         "torch": torch.__version__,
@@ -126,6 +129,8 @@ def _check_device(name: str) -> None:
         device = torch.device(name)
     except RuntimeError as error:
         raise AizuchiError(f"--device {name!r} is no device: use cpu, cuda, cuda:1, ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise AizuchiError(f"--device {name}: known are cpu, cuda, cuda:1, ...")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AizuchiError("--device cuda: this torch sees no GPU; known here: cpu")
 
@@ -137,12 +142,17 @@ def _model(args: argparse.Namespace) -> tuple[Any, str]:
     if args.model:
         from aizuchi.checkpoints import load
 
-        loaded = load(args.model, dtype=dtype, device=args.device)
+        loaded = load(args.model, dtype=dtype, device=args.device, quantize=args.quantize)
         return loaded.model, loaded.description
     from aizuchi.models.presets import preset_config, random_model
 
     _check_fits(preset_config(args.preset), dtype)
-    return random_model(args.preset, dtype=dtype).to(args.device), f"preset {args.preset}, random weights"
+    model = random_model(args.preset, dtype=dtype).to(args.device)
+    if args.quantize is not None:
+        from aizuchi.models.quantized import quantize_model
+
+        quantize_model(model, args.quantize)
+    return model, f"preset {args.preset}, random weights"
 
 
 def _available() -> int | None:
@@ -184,7 +194,8 @@ def _check_memory(model: Any, rows: int) -> None:
 
 
 def _heading(name: str, args: argparse.Namespace) -> None:
-    print(f"{name}; {args.dtype}, {args.device}, {args.threads} thread{'s' if args.threads > 1 else ''}")
+    weights = args.dtype if args.quantize is None else f"{args.dtype}, matrices {args.quantize}"
+    print(f"{name}; {weights}, {args.device}, {args.threads} thread{'s' if args.threads > 1 else ''}")
     print(" rows median ms   p95 ms   p99 ms   max ms  MB/step    GB/s of floor     RTF  MB memory")
 
 

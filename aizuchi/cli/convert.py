@@ -9,6 +9,7 @@ examples:
   aizuchi convert moshiko-hf moshiko-kyutai
   aizuchi convert finetuned/consolidated.safetensors finetuned-hf --mimi mimi.safetensors --tokenizer spm.model
   aizuchi convert moshiko-hf moshiko-hf-fp32 --to hf --dtype float32
+  aizuchi convert moshiko-hf moshiko-int4 --quantize int4
   aizuchi convert tokenizer-e351c8d8-checkpoint125.safetensors mimi-hf
 """
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+
+from aizuchi.errors import AizuchiError
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -33,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         help="cast the language model; Mimi stays float32 (default: keep every bit)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=("int8", "int4"),
+        help="write the language model's matrices in 8 or 4 bits (transformers' layout)",
     )
     parser.add_argument("--force", action="store_true", help="replace the checkpoint that OUT holds")
     parser.add_argument("--mimi", metavar="FILE", help="Mimi's weights, where IN has none (Kyutai's layout)")
@@ -52,6 +60,13 @@ def run(args: argparse.Namespace) -> int:
     options = {"mimi": args.mimi, "tokenizer": args.tokenizer, "lora": args.lora, "revision": args.revision}
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     print(describe(find(args.source, **options)), file=sys.stderr)
-    out = convert(args.source, args.target, to=args.to, dtype=dtype, force=args.force, **options)
+    if args.quantize is not None:
+        from aizuchi.checkpoints.quantize import quantize
+
+        if args.to == "kyutai":
+            raise AizuchiError("--quantize writes transformers' layout: leave out --to kyutai")
+        out = quantize(args.source, args.target, args.quantize, args.force, dtype=dtype, **options)
+    else:
+        out = convert(args.source, args.target, to=args.to, dtype=dtype, force=args.force, **options)
     print(f"{args.target}: {describe(find(out))}")
     return 0

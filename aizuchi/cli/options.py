@@ -19,9 +19,19 @@ def add_model(parser: argparse.ArgumentParser, model: str) -> Any:
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
     )
+    add_quantize(group)
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     return group
+
+
+def add_quantize(parser: Any) -> None:
+    """Add the option of quantized weights."""
+    parser.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="hold the language model's matrices in 8 or 4 bits (what that costs: docs/performance.md)",
+    )
 
 
 def add_channel(parser: Any, who: str) -> None:
@@ -141,7 +151,13 @@ def load_words_model(args: argparse.Namespace, task: str, does: str) -> tuple[An
     from aizuchi.checkpoints.load import load
     from aizuchi.data.tokenizer import TextTokenizer
 
-    loaded = load(args.model, dtype=dtype_of(args), device=args.device, tokenizer=args.tokenizer)
+    loaded = load(
+        args.model,
+        dtype=dtype_of(args),
+        device=args.device,
+        quantize=args.quantize,
+        tokenizer=args.tokenizer,
+    )
     is_task = task_of(loaded.model.config)
     if is_task != task:
         kinds = {

@@ -122,8 +122,12 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
         from aizuchi.models.presets import random_model
 
         model = random_model("mini", dtype=dtype).to(args.device)
+        if args.quantize is not None:
+            from aizuchi.models.quantized import quantize_model
+
+            quantize_model(model, args.quantize)
         return model, None, "This model has random weights: it babbles. Name a trained one with --model."
-    loaded = load(name, dtype=dtype, device=args.device)
+    loaded = load(name, dtype=dtype, device=args.device, quantize=args.quantize)
     return loaded.model, loaded.tokenizer, loaded.description
 
 

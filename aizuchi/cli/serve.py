@@ -15,6 +15,7 @@ import argparse
 import os
 from typing import Any
 
+from aizuchi.cli.options import add_quantize
 from aizuchi.errors import AizuchiError, require
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
     )
+    add_quantize(model)
     model.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     model.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     where = parser.add_argument_group("address")
@@ -139,7 +141,7 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
 
     keys = Keys.read(args.api_keys) if args.api_keys else Keys()
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    served = load_served(args.model, dtype, args.device)
+    served = load_served(args.model, dtype, args.device, args.quantize)
     limits = Limits(
         queue=args.queue,
         session_seconds=60 * args.max_minutes,

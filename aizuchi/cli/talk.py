@@ -15,6 +15,7 @@ import os
 import sys
 from typing import Any
 
+from aizuchi.cli.options import add_quantize
 from aizuchi.errors import AizuchiError, require
 
 DEFAULT_PORT = 8998
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
     )
+    add_quantize(where)
     where.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     where.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     sound = parser.add_argument_group("sound")
@@ -107,6 +109,6 @@ def _local(args: argparse.Namespace) -> Any:
 
     print("loading the model ...", file=sys.stderr)
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    served = load_served(args.model, dtype, args.device)
+    served = load_served(args.model, dtype, args.device, args.quantize)
     print(f"model: {served.name} ({served.description.splitlines()[0]})", file=sys.stderr)
     return local_server(served, args.threads)

@@ -91,7 +91,7 @@ class Keeper:
             data, number = data.detach().to(self.cast), FORMATS[self.cast]
         return LinearStruct(
             self.pointer(data),
-            self.pointer(weight.scale),
+            self.pointer(weight.scale),  # of an integer format
             self.floats(weight.bias),
             weight.out_features,
             weight.in_features,

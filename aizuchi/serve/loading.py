@@ -7,6 +7,7 @@ from typing import Any
 
 from ..checkpoints.load import default_model, load
 from ..checkpoints.tensors import CheckpointError
+from ..models.quantized import quantize_model
 from .words import Babble
 
 RANDOM = "random"
@@ -23,7 +24,9 @@ class Served:
     random: bool = False
 
 
-def load_served(name: str | None, dtype: Any = None, device: str = "cpu") -> Served:
+def load_served(
+    name: str | None, dtype: Any = None, device: str = "cpu", quantize: str | None = None
+) -> Served:
     """A model by name: a folder, a hub repository, "random", or None for the embedded one (random without it)."""
     if name is None:
         try:
@@ -34,12 +37,14 @@ def load_served(name: str | None, dtype: Any = None, device: str = "cpu") -> Ser
         from ..models.presets import random_model
 
         model = random_model("mini", dtype=dtype).to(device)
+        if quantize is not None:
+            quantize_model(model, quantize)
         note = "a model with random weights: it babbles"
         return Served(model, Babble(), "random", note, random=True)
     if dtype is None and device.startswith("cpu"):
         import torch
 
         dtype = torch.float32
-    loaded = load(name, dtype=dtype, device=device)
+    loaded = load(name, dtype=dtype, device=device, quantize=quantize)
     short = name.rstrip("/").split("/")[-1]
     return Served(loaded.model, loaded.tokenizer, short, loaded.description)

@@ -15,6 +15,7 @@ from ...kernels.few import sum_of_entries
 from ..cache import RingCache
 from ..layers import TokenEmbedding
 from ..mimi import MimiModel
+from ..quantized import make_room
 from .base import MoshiPreTrainedModel
 from .conditions import ConditionProvider, Conditions
 from .configuration import MoshiConfig
@@ -60,6 +61,7 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         if config.conditioners:
             self.condition_provider = ConditionProvider(config.conditioners, config.fuser, config.hidden_size)
         self.num_codebooks = config.num_codebooks
+        make_room(self)
         self.post_init()
 
     # -- parts ---------------------------------------------------------------------------------------------

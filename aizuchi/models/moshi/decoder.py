@@ -104,7 +104,9 @@ class MoshiModel(MoshiPreTrainedModel):
             device=device or self.device,
             dtype=dtype or self.dtype,
         )
-        ring.fused = prepared(self, "layers", lambda: fused_temporal(self), self.parameters())
+        ring.fused = prepared(
+            self, "layers", lambda: fused_temporal(self), [*self.parameters(), *self.buffers()]
+        )
         return ring
 
     def cross_keys_values(self, source: Tensor) -> list[tuple[Tensor, Tensor]]:

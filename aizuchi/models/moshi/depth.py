@@ -116,10 +116,11 @@ class MoshiDepthDecoder(MoshiPreTrainedModel, GenerationMixin):
         config = self.config
         shape = (rows, config.num_key_value_heads, config.num_codebooks, config.head_dim)
         make = dict(device=device or self.device, dtype=dtype or self.dtype)
+        sources = [*self.parameters(), *self.buffers()]
         return DepthState(
             keys=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
             values=[torch.zeros(shape, **make) for _ in range(config.num_hidden_layers)],
-            fused=prepared(self, "steps", lambda: fused_depth(self), self.parameters()) if fused else None,
+            fused=prepared(self, "steps", lambda: fused_depth(self), sources) if fused else None,
         )
 
     def _layers(self, x: Tensor, plan: Plan, first: int) -> Tensor:
