@@ -13,7 +13,6 @@ from .mimi_config import MimiTraining
 from .moshi_config import check_fields
 from .waves import FileWaves, find_files, load_object, phone_inventory
 
-
 SPEECH_RMS = 0.05  # -26 dBFS
 
 
