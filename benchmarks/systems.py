@@ -134,10 +134,10 @@ def waves(frame: int = 1920, seed: int = 0) -> Iterator[Tensor]:
         yield torch.randn(1, 1, frame, generator=generator) * 0.1
 
 
-def our_mimi(model: Any, rows: int = 1, codec: Any = None) -> Step:
-    """Encode and decode one frame of every row; ``codec``: what does it, the model itself by default."""
-    codec = model if codec is None else codec
-    encoder, decoder = codec.init_encoder_state(rows), codec.init_decoder_state(rows)
+def our_mimi(codec: Any, rows: int = 1, weights: torch.dtype = torch.float32) -> Step:
+    """Encode and decode one frame of every row; ``weights``: the dtype in which they are read."""
+    encoder = codec.init_encoder_state(rows, weights=weights)
+    decoder = codec.init_decoder_state(rows, weights=weights)
     heard = waves()
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.mimi import MimiModel
 from ..models.moshi.conditions import Conditions
 from ..models.state import State
 from .sampling import Sampling
@@ -57,6 +58,9 @@ class DuplexEngine:
         conditions: of all rows, for models that need them.
         lmgen_compatible: lose the first frame, as the original's `LMGen` does.
         guidance: classifier-free guidance.
+        codec_weights: dtype in which the compiled kernels read the codec's weights (float32 or bfloat16, with
+            float32 activations); None for bfloat16 where that loses nothing, else float32. docs/performance.md says
+            what bfloat16 changes.
 
     The first frame that a row says comes ``lag`` steps after it joins (0 for Moshi, whose acoustic codes lag by
     one frame and whose first column runs on joining), and from then on one a step.
@@ -70,6 +74,7 @@ class DuplexEngine:
         conditions: Conditions | None = None,
         lmgen_compatible: bool = False,
         guidance: Guidance | None = None,
+        codec_weights: torch.dtype | None = None,
     ):
         if model.training:
             raise ValueError("`model` is in training mode: call `model.eval()` first.")
@@ -81,10 +86,15 @@ class DuplexEngine:
         self.channels = codec.audio_channels
         self.sampling = sampling or Sampling.of_model(model)
         self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance)
+        fused: dict[str, Any] = {}
+        self.codec_weights = codec_weights
+        if isinstance(self.codec, MimiModel) and self.codec.device.type == "cpu":
+            self.codec_weights = codec_weights or self.codec.narrowest_weights()
+            fused["weights"] = self.codec_weights
         self.state = EngineState(
             tokens=self.loop.state,
-            encoder=self.codec.init_encoder_state(rows),
-            decoder=self.codec.init_decoder_state(rows),
+            encoder=self.codec.init_encoder_state(rows, **fused),
+            decoder=self.codec.init_decoder_state(rows, **fused),
         )
         self.joined = [False] * rows
         self._present = torch.zeros(rows, dtype=torch.bool, device=model.device)

@@ -89,7 +89,10 @@ def step_floor(engine: DuplexEngine, filled: int | None = None) -> Floor:
     model, config = engine.model, engine.config
     depth = model.depth_decoder
     written = 1.0 if depth is None else config.num_model_codebooks / config.num_generated_codebooks
-    weights = read_bytes(model.decoder) + round(read_bytes(depth) * written) + read_bytes(model.audio_encoder)
+    codec = read_bytes(model.audio_encoder)
+    if engine.codec_weights == torch.bfloat16 and model.audio_encoder.dtype == torch.float32:
+        codec //= 2
+    weights = read_bytes(model.decoder) + round(read_bytes(depth) * written) + codec
     ring = engine.state.tokens.ring
     keys = sum(t.numel() * t.element_size() for t in (*ring.keys, *ring.values))
     share = 1.0 if filled is None else min(1.0, filled / ring.capacity)

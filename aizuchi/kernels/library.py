@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SWITCH = "AIZUCHI_KERNELS"
@@ -44,6 +45,16 @@ _SIGNATURES = {
 
 class Library:
     """The functions of library.cpp, by their names without the prefix."""
+
+    linear: Callable[..., None]
+    embed: Callable[..., None]
+    stack: Callable[..., None]
+    depth_step: Callable[..., None]
+    choose: Callable[..., None]
+    convolve: Callable[..., None]
+    quantize: Callable[..., None]
+    dequantize: Callable[..., None]
+    shape_text: Callable[..., None]
 
     def __init__(self, path: Path):
         handle = ctypes.CDLL(str(path))

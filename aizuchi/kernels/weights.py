@@ -160,4 +160,5 @@ def plain_weight(weight: Tensor, bias: Tensor | None = None) -> Weight:
     """A floating-point matrix (out, in)."""
     if weight.dtype not in FORMATS:
         raise Unsupported
-    return Weight(weight, *weight.shape, FORMATS[weight.dtype], bias=bias)
+    out, inside = weight.shape
+    return Weight(weight, out, inside, FORMATS[weight.dtype], bias=bias)

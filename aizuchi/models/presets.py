@@ -68,8 +68,14 @@ def random_model(name: str = "mini", seed: int = 0, dtype: Any = None) -> Any:
 
     from .moshi import MoshiForConditionalGeneration
 
-    config = preset_config(name)
+    config, usual = preset_config(name), torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MoshiForConditionalGeneration(config)
-    return model.to(dtype).eval() if dtype else model.eval()
+        try:
+            torch.set_default_dtype(dtype or usual)  # a large model is never there twice
+            model = MoshiForConditionalGeneration(config)
+        finally:
+            torch.set_default_dtype(usual)
+    if dtype in (torch.bfloat16, torch.float16):
+        model.audio_encoder.float()  # as when a checkpoint is loaded
+    return model.eval()

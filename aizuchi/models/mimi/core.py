@@ -47,6 +47,12 @@ class MimiCore(MimiPreTrainedModel):
         self._signature = signature(config)
         self.post_init()
 
+    def narrowest_weights(self) -> torch.dtype:
+        """bfloat16 where it holds every weight without loss, as of a codec that was saved in it; else float32."""
+        matrices = (p for p in self.parameters() if p.dim() > 1)
+        lossless = all(bool((p.detach().bfloat16() == p.detach()).all()) for p in matrices)
+        return torch.bfloat16 if lossless else torch.float32
+
     # ------------------------------------------------------------------ streams
 
     def init_encoder_state(
