@@ -28,6 +28,7 @@ the figures: the load average is printed beside them."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `aizuchi bench serve`."""
     parser.add_argument("-m", "--model", help="as `aizuchi serve` takes it; 'random' is the mini preset")
+    parser.add_argument("--quantize", metavar="KIND", help="as `aizuchi serve` takes it")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     parser.add_argument(
         "--callers", metavar="N[,N...]", help="numbers to try (default: look for the largest)"
@@ -111,7 +112,7 @@ def _try(args: argparse.Namespace, callers: int) -> dict[str, Any]:
         if args.url:
             return call(args.url.rstrip("/"))
         options = ["--rows", str(callers + args.churn)]
-        for name in ("model", "threads"):
+        for name in ("model", "quantize", "threads"):
             if getattr(args, name) is not None:
                 options += [f"--{name}", str(getattr(args, name))]
         with running(options) as (url, _):
@@ -144,6 +145,7 @@ def _record(args: argparse.Namespace, good: int, results: list[dict[str, Any]]) 
 
     return {
         "model": args.model or "the default",
+        "quantize": args.quantize,
         "threads": args.threads,
         "held": good,
         "cores": os.cpu_count(),

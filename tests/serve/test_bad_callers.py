@@ -11,6 +11,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 import websockets
 
 from aizuchi.engine import Sampling
@@ -18,7 +19,8 @@ from aizuchi.serve import caller as caller_module
 from aizuchi.serve import scheduler as scheduler_module
 from aizuchi.serve import seats as seats_module
 from aizuchi.serve import server as server_module
-from aizuchi.serve.caller import Ended, Said
+from aizuchi.serve.caller import Caller, Ended, Said
+from aizuchi.serve.parking import Parked, Parking
 from tests.serve.house import FRAME, PlainClient, house, plain, speech, wait_for
 
 
@@ -165,3 +167,32 @@ def test_an_hour_at_the_wrong_rate(here, monkeypatch, speed, minutes):
     else:
         assert skipped == 0 and waiting <= 1 and longest < 0.001
     assert caller.counters.unsent == 0
+
+
+def test_sound_at_another_speed_than_real_time_is_told(here, monkeypatch):
+    monkeypatch.setattr(Caller, "since_start", lambda self, now: 12.0)
+
+    async def talk():
+        async with plain(here) as client:
+            await client.start()
+            await client.send(speech(1)[0])
+            await client.until_frames(1)
+            notice = await client.until("notice")
+            while notice["code"] != "speed":
+                notice = await client.until("notice")
+            assert "real time" in notice["message"]
+
+    asyncio.run(talk())
+
+
+def test_parked_conversations_are_bounded():
+    def parked(size):
+        return Parked(None, {"x": torch.zeros(size, dtype=torch.uint8)}, since=float(size))
+
+    parking = Parking(places=2, size=100, seconds=60)
+    assert parking.put("a", parked(10)) == [] and parking.put("b", parked(20)) == []
+    assert [p.nbytes for p in parking.put("c", parked(30))] == [10]
+    assert [p.nbytes for p in parking.put("d", parked(90))] == [20, 30]
+    assert [p.nbytes for p in parking.put("e", parked(101))] == [90, 101] and len(parking) == 0
+    parking.put("f", parked(5))
+    assert parking.expire(now=65.5) != [] and parking.get("f") is None

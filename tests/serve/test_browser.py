@@ -136,6 +136,28 @@ def test_a_page_that_waits_shows_its_place_and_one_with_a_recorder_says_so(model
         asyncio.run(visit(here))
 
 
+def test_what_was_set_is_remembered_and_what_was_not_follows_the_model(model):
+    move = """(id, value) => { const e = document.getElementById(id); e.value = value;
+        e.dispatchEvent(new Event("change")); }"""
+    value = "(id) => document.getElementById(id).value"
+
+    async def visit(here):
+        async with browse(here.url) as tab:
+            loaded = "document.querySelector('#model')?.textContent.includes('tiny')"
+            await tab.until(loaded)
+            await tab.run(f"({move})('temperature', 0.5); ({move})('seed', '12a3')")
+            here.service.sampling = Sampling(text_top_k=40, padding_bonus=1.0)  # another model
+            await tab.call("Page.reload")
+            await tab.until(f"{loaded} && ({value})('temperature') === '0.5'")
+            found = [await tab.run(f"({value})('{id}')") for id in ("seed", "text_top_k", "eager", "top_k")]
+            assert found == ["123", "40", "-1", "250"]
+            await tab.run("document.querySelector('#reset').click()")
+            assert await tab.run(f"({value})('temperature')") == "0.8" and not tab.errors
+
+    with house(model) as here:
+        asyncio.run(visit(here))
+
+
 def test_names_roles_and_keys(model):
     """What a screen reader and a keyboard need: every control has a name, and the order is that of the page."""
 

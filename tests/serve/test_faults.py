@@ -19,9 +19,7 @@ import torch
 import websockets
 
 from aizuchi.engine import Sampling, reply
-from aizuchi.serve.caller import Caller
 from aizuchi.serve.limits import Limits
-from aizuchi.serve.parking import Parked, Parking
 from aizuchi.serve.stepping import to_int16
 from tests.serve.house import FRAME, engine_alone, house, plain, speech, wait_for
 
@@ -362,34 +360,6 @@ def test_a_fault_of_the_scheduler_ends_conversations_and_not_the_server(here, mo
             await converse(client, speech(2))
 
     asyncio.run(talk())
-
-
-def test_sound_at_another_speed_than_real_time_is_told(here, monkeypatch):
-    monkeypatch.setattr(Caller, "since_start", lambda self, now: 12.0)
-
-    async def talk():
-        async with plain(here) as client:
-            await client.start()
-            await converse(client, speech(1))
-            notice = await client.until("notice")
-            while notice["code"] != "speed":
-                notice = await client.until("notice")
-            assert "real time" in notice["message"]
-
-    asyncio.run(talk())
-
-
-def test_parked_conversations_are_bounded():
-    def parked(size):
-        return Parked(None, {"x": torch.zeros(size, dtype=torch.uint8)}, since=float(size))
-
-    parking = Parking(places=2, size=100, seconds=60)
-    assert parking.put("a", parked(10)) == [] and parking.put("b", parked(20)) == []
-    assert [p.nbytes for p in parking.put("c", parked(30))] == [10]
-    assert [p.nbytes for p in parking.put("d", parked(90))] == [20, 30]
-    assert [p.nbytes for p in parking.put("e", parked(101))] == [90, 101] and len(parking) == 0
-    parking.put("f", parked(5))
-    assert parking.expire(now=65.5) != [] and parking.get("f") is None
 
 
 def test_joins_and_leaves_leave_nothing_behind(here):

@@ -66,15 +66,18 @@ function showSettings() {
   for (const id of SLIDERS) document.querySelector(`output[for=${id}]`).value = Number($(id).value);
 }
 
+function usual(id) { return id === "eager" ? 0 - info.settings.padding_bonus : info.settings[id]; }
+
 function defaults() {
-  for (const id of SLIDERS) $(id).value = id === "eager" ? -info.settings.padding_bonus : info.settings[id];
+  for (const id of SLIDERS) $(id).value = usual(id);
   $("seed").value = "";
   BOXES.forEach((id) => { $(id).checked = true; });
   remember();
 }
 
-function remember() {
-  const kept = Object.fromEntries([...SLIDERS, "seed", "microphone", "speaker"].map((id) => [id, $(id).value]));
+function remember() { // of the sliders, only those that were moved: another model may have other defaults
+  const moved = SLIDERS.filter((id) => Number($(id).value) !== usual(id));
+  const kept = Object.fromEntries([...moved, "seed", "microphone", "speaker"].map((id) => [id, $(id).value]));
   BOXES.forEach((id) => { kept[id] = $(id).checked; });
   try { localStorage.setItem("aizuchi", JSON.stringify(kept)); } catch { /* private windows */ }
   showSettings();
@@ -298,7 +301,7 @@ async function main() {
 }
 
 function defaultsOnce() {
-  for (const id of SLIDERS) $(id).value = id === "eager" ? -info.settings.padding_bonus : info.settings[id];
+  for (const id of SLIDERS) $(id).value = usual(id);
   showSettings();
 }
 
