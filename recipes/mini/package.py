@@ -1,7 +1,7 @@
 """Put a trained model into the package: `python -m recipes.mini.package codec|model --help`.
 
-Weights are shipped in bfloat16. So is the codec that writes the training's tokens: `codec` rounds it before
-anything is encoded, and what is shipped gives the very codes that the model learned from.
+The language model's matrices are shipped in int8, all else in bfloat16. The codec that writes the training's tokens
+is rounded to bfloat16 before anything is encoded: what is shipped gives the very codes that the model learned from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
@@ -23,12 +23,17 @@ RUNS = Path("runs/mini")
 TARGET = Path("aizuchi/pretrained/mini")
 LIMIT = 32 << 20  # bytes, all files together
 SHARD = "15MB"
+CODEBOOK = (
+    ".embed_sum",
+    ".cluster_usage",
+    ".initialized",
+)  # kept as they are: a code is a matter of nearness
 
 
 def round_to_bfloat16(module: nn.Module) -> None:
     """Round parameters to what bfloat16 holds, in their own dtype; codebooks, which are buffers, stay."""
     with torch.no_grad():
-        for parameter in module.parameters():
+        for parameter in filter(Tensor.is_floating_point, module.parameters()):
             parameter.copy_(parameter.bfloat16().to(parameter.dtype))
 
 
@@ -49,22 +54,28 @@ def package_model(args: argparse.Namespace) -> int:
     from aizuchi.checkpoints.generation_config import generation_config
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiForConditionalGeneration
+    from aizuchi.models.quantized import quantize_model
     from aizuchi.train.checkpoints import save_model
 
     model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
+    count = sum(p.numel() for p in model.parameters())
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)
         _same_codes(model.audio_encoder, codec)
         model.audio_encoder = codec
+    if args.quantize != "none":
+        model = quantize_model(model, args.quantize)
     round_to_bfloat16(model)
     state = {
-        name: tensor if ".quantizer." in name or not tensor.is_floating_point() else tensor.bfloat16()
+        name: tensor.bfloat16() if tensor.is_floating_point() and not name.endswith(CODEBOOK) else tensor
         for name, tensor in model.state_dict().items()
     }
     scratch = args.out.with_name(f".{args.out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     model.generation_config = generation_config(model.config)
+    model.generation_config.temperature = args.text_temperature
+    model.generation_config.depth_decoder_config["temperature"] = args.temperature
     save_model(model, scratch, state_dict=state, max_shard_size=SHARD)
     for path in sorted(args.model.iterdir()):
         if path.name.startswith("tokenizer"):
@@ -87,7 +98,6 @@ def package_model(args: argparse.Namespace) -> int:
         path.chmod(0o644)
         path.rename(args.out / path.name)
     scratch.rmdir()
-    count = sum(p.numel() for p in model.parameters())
     print(f"{args.out}: {count / 1e6:.1f} M parameters, {size / 2**20:.1f} MiB")
     return 0
 
@@ -115,6 +125,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--codec", type=Path, help="a codec whose decoder was trained on (default: the model's)"
     )
     model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
+    model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")
+    model.add_argument("--temperature", type=float, default=0.6, help="of the voice (default %(default)s)")
+    model.add_argument(
+        "--text-temperature", type=float, default=0.4, help="of the text (default %(default)s)"
+    )
     model.add_argument("--metrics", type=Path, help="JSON with what was measured")
     model.add_argument("--out", type=Path, default=TARGET, help="default %(default)s")
     model.set_defaults(run=package_model)
