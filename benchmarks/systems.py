@@ -35,6 +35,29 @@ def duplex_model(seed: int = 0) -> Any:
     return MoshiForConditionalGeneration(MoshiConfig(**LM)).eval()
 
 
+def large_model(preset: str, kind: str | None = None) -> Any:
+    """A preset's language model in bfloat16 (``kind``: its matrices in int8 or int4), made in seconds: every tensor
+    repeats the same noise. Its codec stays without memory."""
+    from aizuchi.models.moshi import MoshiForConditionalGeneration
+    from aizuchi.models.presets import preset_config
+    from aizuchi.models.quantized import quantize_model
+
+    with torch.device("meta"):
+        model = MoshiForConditionalGeneration(preset_config(preset)).to(torch.bfloat16)
+        if kind is not None:
+            quantize_model(model, kind)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1 << 20, generator=generator) * 0.02
+    bits = torch.randint(-128, 128, (1 << 20,), dtype=torch.int8, generator=generator)
+    for part in (model.embed_tokens, model.decoder, model.depth_decoder):
+        part.to_empty(device="cpu")
+        for tensor in (*part.parameters(), *part.buffers()):
+            source = noise.to(tensor.dtype) if tensor.is_floating_point() else bits.view(tensor.dtype)
+            for chunk in tensor.detach().view(-1).split(len(source)):
+                chunk.copy_(source[: len(chunk)])
+    return model.eval()
+
+
 def codec_model(seed: int = 0) -> Any:
     """The published Mimi's sizes with random weights."""
     from aizuchi.models.mimi import MimiConfig, MimiModel
