@@ -23,8 +23,8 @@ export PYTHONUNBUFFERED := 1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-reply: $(CORE) ## answer a recorded question: writes reply.wav
-	$(BIN)/aizuchi reply examples/question.flac -o reply.wav
+reply: $(CORE) ## answer a recorded greeting: writes reply.wav
+	$(BIN)/aizuchi reply examples/greeting.flac --tail 4 -o reply.wav
 
 serve: $(VENV)/.installed-serve ## talk with the model in a browser: prints the address (MODEL=, PORT=, HOST=)
 	$(BIN)/aizuchi serve $(if $(MODEL),--model $(MODEL)) $(if $(HOST),--host $(HOST)) --port $(or $(PORT),8998)
