@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,8 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from tqdm import tqdm
 
-from aizuchi.errors import AizuchiError
 from recipes.mini.answers import reply
+from recipes.mini.command import run_command
 from recipes.mini.mix import Mixed, mixed_dialogue, speak_assistant
 from recipes.mini.normalize import word_errors
 from recipes.mini.timing import RATE, sound_edges
@@ -165,12 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     for command in (mix, answers):
         command.add_argument("--whisper", help="folder of a Whisper model (default: an installed package's)")
         command.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except AizuchiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser, argv)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
 from recipes.mini.clips import CLIPS_PER_SHARD, Shard, make_shard, plan
+from recipes.mini.command import run_command
 
 RUNS = Path("runs/mini")
 SEED = 5
@@ -217,12 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except AizuchiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(build_parser(), argv)
 
 
 if __name__ == "__main__":

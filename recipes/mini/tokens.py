@@ -32,6 +32,7 @@ from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
+from recipes.mini.command import run_command
 
 RUNS = Path("runs/mini")
 SEED = 11
@@ -280,12 +281,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except AizuchiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(build_parser(), argv)
 
 
 if __name__ == "__main__":

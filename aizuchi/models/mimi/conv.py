@@ -29,7 +29,7 @@ def _narrow(x: Tensor) -> bool:
 
     There strided convolutions are matrix products at any length: oneDNN's bfloat16 convolutions on CPUs with AMX
     compute wrong values where the kernel is twice the stride and the channels are few (torch 2.13: k 16, stride 8,
-    16 channels), forwards and in the gradient of the transposed ones; and they are no faster.
+    16 channels), forwards and in the gradient of the transposed ones.
     """
     return x.dtype in (torch.bfloat16, torch.float16) or (
         x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
