@@ -3,7 +3,8 @@
 A folder of shards holds
 
     index.json                 what the shards are made of; at the end, every shard's size and hash
-    shard-00000.safetensors    text (N,) int32; model (N, K) int16; user (N, V, K) int16, N frames in all
+    shard-00000.safetensors    text (N,) int32; model (N, K) int16; user (N, V, K) int16, N frames in all;
+                               heard (N,) int32, where it is known what the user says
     shard-00000.json           its record: written after the shard, so that a shard without one is redone
 
 Dialogues lie one after the other along N; where each begins is in the shard's metadata. V counts the
@@ -52,6 +53,8 @@ class DialogueTokens:
         model: (F, K) codes of the model's side.
         user: (F, V, K) codes of the variants of the user's side.
         text_conditions: named conditions, if any.
+        heard: (F,) int32 classes of the user's words on the frames that they end in: 0 none, -1 not known. All
+            dialogues of a folder have them, and its settings then tell their number as "heard_classes"; or none has.
     """
 
     name: str
@@ -59,6 +62,7 @@ class DialogueTokens:
     model: _Int16
     user: _Int16
     text_conditions: TextConditions = field(default_factory=dict)
+    heard: npt.NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +101,15 @@ def write_shard(path: Path, dialogues: Sequence[DialogueTokens], key: str) -> Re
     ]
     # One key of metadata: safetensors writes several in random order, and the bytes would differ each time.
     about = json.dumps({"format": FORMAT, "version": VERSION, "dialogues": [asdict(e) for e in entries]})
-    content = safetensors.numpy.save(
-        {
-            "text": np.concatenate([d.text for d in dialogues]).astype(np.int32),
-            "model": np.concatenate([d.model for d in dialogues]),
-            "user": np.concatenate([d.user for d in dialogues]),
-        },
-        {_METADATA: about},
-    )
+    tensors = {
+        "text": np.concatenate([d.text for d in dialogues]).astype(np.int32),
+        "model": np.concatenate([d.model for d in dialogues]),
+        "user": np.concatenate([d.user for d in dialogues]),
+    }
+    heard = [d.heard for d in dialogues if d.heard is not None]
+    if heard:
+        tensors["heard"] = np.concatenate(heard).astype(np.int32)
+    content = safetensors.numpy.save(tensors, {_METADATA: about})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
@@ -200,6 +205,7 @@ class ShardFolder:
         records: of the shards.
         codebooks: K.
         variants: V.
+        heard_classes: of the user's words; 0 where they are not known.
 
     Raises:
         ShardError: the folder is not complete, cut, or of an unknown format.
@@ -215,6 +221,7 @@ class ShardFolder:
             self.records = [Record(**record) for record in content["shards"]]
             self.codebooks = int(self.settings["codebooks"])
             self.variants = int(self.settings["variants"])
+            self.heard_classes = int(self.settings.get("heard_classes", 0))
         except (KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{self.folder / INDEX} is no index of token shards ({error!r})") from error
         for record in self.records:
@@ -256,6 +263,16 @@ class ShardFolder:
             handle.get_slice("model")[first:last],
             handle.get_slice("user")[first:last, variant],
         )
+
+    def read_heard(
+        self, dialogue: int, start: int = 0, frames: int | None = None
+    ) -> npt.NDArray[np.int32] | None:
+        """Classes of the user's words (T,) in a stretch of a dialogue; None where the folder has none."""
+        if not self.heard_classes:
+            return None
+        shard, entry = self.dialogues[dialogue]
+        stop = entry.frames if frames is None else min(entry.frames, start + frames)
+        return self._open(shard).get_slice("heard")[entry.start + start : entry.start + stop]
 
     def close(self) -> None:
         """Close the files; the next read opens them again."""
@@ -317,5 +334,11 @@ def _check_dialogues(path: Path, dialogues: Sequence[DialogueTokens]) -> None:
         frames = len(d.text)
         if shapes != ((frames,), (frames, codebooks), (frames, variants, codebooks)):
             raise ShardError(f"{d.name}: text, model and user do not fit together: {shapes}")
+        if (
+            (d.heard is None) != (dialogues[0].heard is None)
+            or d.heard is not None
+            and len(d.heard) != frames
+        ):
+            raise ShardError(f"{d.name}: all dialogues of a shard have `heard` on every frame, or none has")
         if d.model.dtype != np.int16 or d.user.dtype != np.int16:
             raise ShardError(f"{d.name}: codes must be int16, not {d.model.dtype} and {d.user.dtype}")

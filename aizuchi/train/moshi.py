@@ -24,6 +24,7 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
 from .checkpoints import save_model, writing_model
+from .heard import HeardHead, heard_classes, heard_sums, heard_weights
 from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
@@ -66,6 +67,8 @@ class MoshiTrainer(TrainingRun):
             model.audio_encoder.float()
         else:
             model.float()
+        if config.data.user_codebooks is not None:
+            mute_codebooks(model, config.data.user_codebooks)
         model.train()
         model.config.use_cache = False
         if config.gradient_checkpointing:
@@ -78,6 +81,13 @@ class MoshiTrainer(TrainingRun):
             self.model, self.optimizer = model, make_optimizer(model, config)
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
+        self.heard = None
+        if config.loss.heard_weight:
+            classes = heard_classes([source for source, _ in [*train, *valid]])
+            head = HeardHead(model.config.hidden_size, classes, config.loss.heard_delay)
+            group = {"params": list(head.parameters()), "lr": config.optimizer.learning_rate, "part": "heard"}
+            self.optimizer.add_param_group(group)
+            self.heard = self.accelerator.prepare(head)
         self.optimizers = {"optimizer": self.optimizer}  # by the names of their files
         if config.text_only is not None:
             self.optimizers["text_optimizer"] = make_optimizer(model, config, text_alone=True)
@@ -97,6 +107,7 @@ class MoshiTrainer(TrainingRun):
             world,
             Pieces(texts, config.text_only.frames, config.seed) if config.text_only is not None else None,
             0.0 if config.text_only is None else config.text_only.share,
+            config.user_mask,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0
@@ -104,7 +115,7 @@ class MoshiTrainer(TrainingRun):
             ["loss", "text_loss", "audio_loss", "text_only_loss"],
             ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
             [f"valid_codebook{k}_loss" for k in range(model.config.num_generated_codebooks)],
-            ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy"],
+            ["valid_words_accuracy", "valid_audio_accuracy", "valid_text_accuracy", "valid_heard_accuracy"],
             ["lr_temporal", "lr_depth"],
         ]
 
@@ -137,31 +148,35 @@ class MoshiTrainer(TrainingRun):
         config, accelerator = self.config, self.accelerator
         alone = batches[0].text_alone
         inputs = [self.inputs(batch) for batch in batches]
-        # (2,) weights of text and audio over the whole step, on all processes
-        own = [self._weights(x) for x in inputs]
+        # (3,) weights of text, audio and what is heard over the whole step, on all processes
+        own = [self._weights(x, batch) for x, batch in zip(inputs, batches)]
         weights = accelerator.reduce(torch.stack(own).sum(0), "sum")
         frames = torch.stack([batch.lengths.sum() for batch in batches]).sum().to(weights)
-        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        sums = torch.zeros(3, dtype=torch.float64, device=weights.device)
+        shares = weights.new_tensor([1.0, 1.0, config.loss.heard_weight])
         for i, x in enumerate(inputs):
             with self._accumulating(last=i + 1 == len(inputs)):
                 outputs = self._forward(x)
                 zero = weights.new_zeros(())
+                heard = zero if self.heard is None else self._heard(x, outputs, batches[i])[0]
                 parts = torch.stack(
                     [
                         # `forward` has divided by this micro-batch's own weight: undo that, divide by the step's
                         (zero if loss is None else loss) * w
                         for loss, w in zip((outputs.text_loss, outputs.depth_loss), own[i])
                     ]
+                    + [heard]
                 )
-                loss = (parts / weights.clamp(min=1e-12)).sum()
+                loss = (parts / weights.clamp(min=1e-12) * shares).sum()
                 # gradients are averaged over processes, the loss is a sum over them
                 accelerator.backward(loss * accelerator.num_processes)
                 sums += parts.detach()
         means = accelerator.reduce(sums, "sum") / weights.clamp(min=1e-12)
-        text, audio = means.tolist()
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip or math.inf)
+        text, audio, heard = means.tolist()
+        learned = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = accelerator.clip_grad_norm_(learned, config.optimizer.clip or math.inf)
         norm = float(sharding.whole(norm))
-        if not (math.isfinite(text + audio) and math.isfinite(norm)):
+        if not (math.isfinite(text + audio + heard) and math.isfinite(norm)):
             raise self.not_finite(f"text {text:g}, audio {audio:g}, gradient norm {norm:g}")
         scale = lr_scale(
             config.schedule.kind, self.step, config.steps, config.schedule.warmup, config.schedule.final
@@ -176,6 +191,8 @@ class MoshiTrainer(TrainingRun):
             values = {"text_only_loss": text}
         else:
             values = {"loss": text + audio, "text_loss": text, "audio_loss": audio}
+            if self.heard is not None:
+                values["heard_loss"] = heard
         values["grad_norm"] = norm
         for group in self.optimizer.param_groups:
             values.setdefault(f"lr_{group['part']}", group["lr"])
@@ -209,6 +226,8 @@ class MoshiTrainer(TrainingRun):
             for stream in (batch.text, batch.model, batch.user)
         )
         heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
+        if self.config.data.user_codebooks is not None:
+            heard[:, self.config.data.user_codebooks :] = -1
         return model.prepare_training_inputs(
             text_ids=text,
             moshi_audio_codes=own if config.num_model_codebooks else None,
@@ -223,6 +242,7 @@ class MoshiTrainer(TrainingRun):
             raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
         accelerator, micro = self.accelerator, self.config.micro_batch_size
         measures = TokenMeasures(self.plain.config, accelerator.device)
+        told = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
         count = len(self.valid) if limit is None else min(limit, len(self.valid))
         self.model.eval()
         try:
@@ -232,14 +252,20 @@ class MoshiTrainer(TrainingRun):
             for turn in range(turns):
                 mine = turn * accelerator.num_processes + accelerator.process_index
                 rows = [self.valid.piece(i) for i in chunks[mine if mine < len(chunks) else 0]]
-                x = self.inputs(collate(rows, self.plain.config.num_codebooks))
+                batch = collate(rows, self.plain.config.num_codebooks)
+                x = self.inputs(batch)
                 outputs = self._forward(x)
                 if mine < len(chunks):
                     measures.add(outputs, x["text_labels"], x.get("audio_labels"))
+                    told += 0 if self.heard is None else self._heard(x, outputs, batch).double()
         finally:
             self.model.train()
         measures.sums = accelerator.reduce(measures.sums, "sum")
-        return measures.result()
+        values = measures.result()
+        _, loss, hits, count = accelerator.reduce(told, "sum").tolist()
+        if count:
+            values |= {"heard_loss": loss / count, "heard_accuracy": hits / count}
+        return values
 
     # -- checkpoints -----------------------------------------------------------------------------------------
     def write_state(self, folder: Path) -> None:
@@ -252,10 +278,15 @@ class MoshiTrainer(TrainingRun):
                 state = optimizer.state_dict()
             if self.main:
                 torch.save(state, folder / f"{name}.pt")
+        if self.heard is not None and self.main:
+            torch.save(self.accelerator.unwrap_model(self.heard).state_dict(), folder / "heard.pt")
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
         self._load_model(folder)
+        if self.heard is not None:
+            heard = torch.load(folder / "heard.pt", map_location="cpu", weights_only=True)
+            self.accelerator.unwrap_model(self.heard).load_state_dict(heard)
         for name, optimizer in self.optimizers.items():
             path = folder / f"{name}.pt"
             if name != "optimizer" and not path.exists():
@@ -311,15 +342,29 @@ class MoshiTrainer(TrainingRun):
 
         write_samples(self)
 
-    def _weights(self, inputs: Any) -> Tensor:
-        """(2,) float64: weights of the text targets and of the audio targets of a micro-batch."""
+    def _weights(self, inputs: Any, batch: Batch) -> Tensor:
+        """(3,) float64: weights of the targets of a micro-batch: text, audio, and what is heard."""
         config = self.plain.config
-        total = text_weights(inputs["text_labels"][:, 1:], config, torch.float64).sum()
+        text = text_weights(inputs["text_labels"][:, 1:], config, torch.float64).sum()
         labels = inputs.get("audio_labels")
-        if labels is None:
-            return torch.stack([total, total.new_zeros(())])
-        audio = audio_weights(labels[:, :, 1:].transpose(1, 2), config, torch.float64).sum()
-        return torch.stack([total, audio])
+        audio = heard = text.new_zeros(())
+        if labels is not None:
+            audio = audio_weights(labels[:, :, 1:].transpose(1, 2), config, torch.float64).sum()
+        if self.heard is not None:
+            heard = heard_weights(self._heard_targets(inputs, batch)).sum().to(text)
+        return torch.stack([text, audio, heard])
+
+    def _heard_targets(self, inputs: Any, batch: Batch) -> Tensor:
+        """(B, columns) classes of the user's words."""
+        if batch.heard is None:
+            raise AizuchiError("loss.heard_weight is above 0, but a row does not tell the user's words")
+        head = self.accelerator.unwrap_model(self.heard)
+        return head.targets(batch.heard.to(self.accelerator.device), inputs["text_labels"].shape[1])
+
+    def _heard(self, inputs: Any, outputs: Any, batch: Batch) -> Tensor:
+        """What `heard_sums` tells of a micro-batch."""
+        assert self.heard is not None
+        return heard_sums(self.heard(outputs.last_hidden_state), self._heard_targets(inputs, batch))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -337,6 +382,14 @@ class MoshiTrainer(TrainingRun):
         elif not last:
             return self.accelerator.no_sync(self.model)
         return contextlib.nullcontext()
+
+
+@torch.no_grad()
+def mute_codebooks(model: Any, heard: int) -> None:
+    """Let codes of all but the first ``heard`` codebooks of the user embed as zero."""
+    config = model.config
+    for table in model.embed_tokens[config.num_model_codebooks + heard : config.num_input_codebooks]:
+        table.weight[: config.audio_vocab_size] = 0  # but not the initial token
 
 
 def make_optimizer(model: Any, config: MoshiTraining, text_alone: bool = False) -> torch.optim.Optimizer:

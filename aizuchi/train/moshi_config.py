@@ -37,13 +37,16 @@ class DelayConfig:
 @dataclass
 class DataConfig:
     """train, valid: token shards, ``path[:weight],path2[:weight2]``. frames: longest piece of a dialogue that a row
-    holds (paper: 5 minutes, 3750). listen_to: whose voice a recogniser hears. workers: processes that read ahead.
+    holds (paper: 5 minutes, 3750). listen_to: whose voice a recogniser hears. user_codebooks: how many of the user's
+    codebooks a model hears, None = all; codes of the others embed as zero, and a model that learns from little speech
+    can't tell its clips apart by them. workers: processes that read ahead.
     """
 
     train: str = ""
     valid: str | None = None
     frames: int = 750
     listen_to: str = "model"
+    user_codebooks: int | None = None
     workers: int = 0
 
 
@@ -66,12 +69,15 @@ class TextOnlyConfig:
 class LossConfig:
     """text_padding_weight: of padding targets (paper 0.5). first_codebook_weight: of the semantic codebook, the
     others having 1 (paper 100). user_weight: of the user's codebooks beside the model's; above 0 the model learns
-    to write the user's stream too.
+    to write the user's stream too. heard_weight: of a head that tells the user's words while training, where the data
+    knows them; heard_delay: frames after a word's end until it tells it.
     """
 
     text_padding_weight: float = 0.5
     first_codebook_weight: float = 100.0
     user_weight: float = 0.0
+    heard_weight: float = 0.0
+    heard_delay: int = 2
 
     def codebook_weights(self, written: int, codebooks: int) -> list[float]:
         """Weights of the written codebooks, the user's behind the model's."""
@@ -122,8 +128,9 @@ class MoshiTraining:
     codec: a trained Mimi for a model from scratch. tokenizer: a SentencePiece file or a folder, kept with the model.
     batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
     what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
-    sample_seconds: length of the audio samples. device: auto or cpu. shard: cut weights, gradients and optimizer
-    states up over the processes (FSDP2), for models that one GPU does not hold.
+    user_mask: share of frames whose user is hidden. sample_seconds: length of the audio samples. device: auto or cpu.
+    shard: cut weights, gradients and optimizer states up over the processes (FSDP2), for models that one GPU does not
+    hold.
     """
 
     output: str
@@ -144,6 +151,7 @@ class MoshiTraining:
     micro_batch_size: int = 16
     seed: int = 0
     text_mask: float = 0.0
+    user_mask: float = 0.0
     precision: str = "fp32"
     gradient_checkpointing: bool = False
     shard: bool = False
@@ -170,8 +178,21 @@ class MoshiTraining:
         for name in ("steps", "batch_size", "micro_batch_size", "log_every", "keep"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         check(self.data.frames >= 2, f"data.frames must be at least 2, not {self.data.frames}")
-        check(0 <= self.text_mask <= 1, f"text_mask is a share between 0 and 1, not {self.text_mask}")
+        check(
+            self.data.user_codebooks is None or self.data.user_codebooks >= 1,
+            "data.user_codebooks is at least 1",
+        )
+        for name in ("text_mask", "user_mask"):
+            check(
+                0 <= getattr(self, name) <= 1, f"{name} is a share between 0 and 1, not {getattr(self, name)}"
+            )
         check(self.loss.user_weight >= 0, "loss.user_weight can't be negative")
+        check(self.loss.heard_weight >= 0, "loss.heard_weight can't be negative")
+        check(self.loss.heard_delay >= 0, "loss.heard_delay can't be negative")
+        check(
+            not self.loss.heard_weight or not (self.shard or self.text_only or self.lora),
+            "loss.heard_weight does not go with shard, text_only or lora",
+        )
         check(self.optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0")
         if self.text_only is not None:
             share = self.text_only.share

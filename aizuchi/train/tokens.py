@@ -26,12 +26,14 @@ _BLOCK = 1000  # positions within which sources have exactly their shares
 class TokenDialogue:
     """One tokenized dialogue, or a piece of one.
 
-    text: (T,) ids, -1 where none are known. model, user: (K, T) codes of the two voices.
+    text: (T,) ids, -1 where none are known. model, user: (K, T) codes of the two voices. heard: (T,) classes of the
+    user's words where they end, see `aizuchi.data.shards.DialogueTokens`.
     """
 
     text: np.ndarray
     model: np.ndarray
     user: np.ndarray
+    heard: np.ndarray | None = None
 
 
 class TokenSource(Protocol):
@@ -61,7 +63,8 @@ class TokenList:
 
     def read(self, index: int, start: int, stop: int, variant: int = 0) -> TokenDialogue:
         d = self.dialogues[index]
-        return TokenDialogue(d.text[start:stop], d.model[:, start:stop], d.user[:, start:stop])
+        heard = None if d.heard is None else d.heard[start:stop]
+        return TokenDialogue(d.text[start:stop], d.model[:, start:stop], d.user[:, start:stop], heard)
 
 
 class ShardSource:
@@ -70,13 +73,14 @@ class ShardSource:
     def __init__(self, folder: str | os.PathLike[str]):
         self.shards = ShardFolder(folder)
         self.variants = self.shards.variants
+        self.heard_classes = self.shards.heard_classes
 
     def lengths(self) -> np.ndarray:
         return np.array([entry.frames for _, entry in self.shards.dialogues])
 
     def read(self, index: int, start: int, stop: int, variant: int = 0) -> TokenDialogue:
         text, model, user = self.shards.read(index, start, stop - start, variant)
-        return TokenDialogue(text, model.T, user.T)
+        return TokenDialogue(text, model.T, user.T, self.shards.read_heard(index, start, stop - start))
 
 
 def open_sources(text: str) -> list[tuple[TokenSource, float]]:
@@ -170,12 +174,16 @@ def _block_order(
 
 @dataclass
 class Batch:
-    """Rows padded together: text (B, T), codes (B, K, T), lengths (B,); padding is -1. K is 0 for text alone."""
+    """Rows padded together: text (B, T), codes (B, K, T), lengths (B,), heard (B, T); padding is -1.
+
+    K is 0 for text alone.
+    """
 
     text: Tensor
     model: Tensor
     user: Tensor
     lengths: Tensor
+    heard: Tensor | None = None
 
     @property
     def text_alone(self) -> bool:
@@ -188,6 +196,7 @@ def collate(rows: Sequence[TokenDialogue], codebooks: int) -> Batch:
     length = max(len(row.text) for row in rows)
     text = torch.full((len(rows), length), -1)
     model, user = torch.full((2, len(rows), codebooks, length), -1)
+    heard = None if any(row.heard is None for row in rows) else torch.full((len(rows), length), -1)
     for i, row in enumerate(rows):
         for name, target in (("model", model), ("user", user)):
             codes = getattr(row, name)
@@ -198,14 +207,17 @@ def collate(rows: Sequence[TokenDialogue], codebooks: int) -> Batch:
                 )
             target[i, :, : codes.shape[1]] = torch.from_numpy(codes[:codebooks].astype(np.int64))
         text[i, : len(row.text)] = torch.from_numpy(row.text.astype(np.int64))
-    return Batch(text, model, user, torch.tensor([len(row.text) for row in rows]))
+        if heard is not None and row.heard is not None:
+            heard[i, : len(row.heard)] = torch.from_numpy(row.heard.astype(np.int64))
+    return Batch(text, model, user, torch.tensor([len(row.text) for row in rows]), heard)
 
 
 class StepBatches(torch.utils.data.Dataset):
     """Optimizer steps by number: the micro-batches of one process.
 
     The rows of step n are the positions n * batch_size and on, whatever the number of processes and the size of a
-    micro-batch, and so is what is masked in them. With ``texts``, a share of the steps, evenly spread, has rows of
+    micro-batch, and so is what is masked in them: the text of a share ``text_mask`` of the rows, the user's codes of a
+    share ``user_mask`` of the frames. With ``texts``, a share of the steps, evenly spread, has rows of
     text alone, whose batches have no codebooks; either kind of step has positions of its own.
     """
 
@@ -220,6 +232,7 @@ class StepBatches(torch.utils.data.Dataset):
         world: int = 1,
         texts: Pieces | None = None,
         share: float = 0.0,
+        user_mask: float = 0.0,
     ):
         if batch_size % (micro * world):
             raise AizuchiError(
@@ -227,7 +240,7 @@ class StepBatches(torch.utils.data.Dataset):
                 f"processes ({world})"
             )
         self.pieces, self.batch_size, self.micro = pieces, batch_size, micro
-        self.codebooks, self.text_mask = codebooks, text_mask
+        self.codebooks, self.text_mask, self.user_mask = codebooks, text_mask, user_mask
         self.rank, self.rows = rank, batch_size // world
         self.texts, self.share = texts, share if texts is not None else 0.0
 
@@ -252,5 +265,10 @@ class StepBatches(torch.utils.data.Dataset):
     def _row(self, position: int) -> TokenDialogue:
         row = self.pieces.draw(position)
         if self.text_mask and keyed_generator(self.pieces.seed, "mask", position).random() < self.text_mask:
-            row = TokenDialogue(np.full_like(row.text, -1), row.model, row.user)
+            row = TokenDialogue(np.full_like(row.text, -1), row.model, row.user, row.heard)
+        if self.user_mask:
+            hidden = (
+                keyed_generator(self.pieces.seed, "user", position).random(len(row.text)) < self.user_mask
+            )
+            row = TokenDialogue(row.text, row.model, np.where(hidden, -1, row.user), row.heard)
         return row

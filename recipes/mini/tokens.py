@@ -33,12 +33,15 @@ from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import run_command
+from recipes.mini.heard import HeardWords, frequent_words
+from recipes.mini.sources import RECORDED
 
 RUNS = Path("runs/mini")
 SEED = 11
 DIALOGUES = 40  # in a shard, some 25 minutes
 VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
-FORMAT = 1
+FORMAT = 2
+HEARD = "heard.txt"
 # The user's channel: what a laptop or a phone in a room picks up.
 AUGMENT = UserAugment(
     gain_p=0.6,
@@ -57,7 +60,8 @@ AUGMENT = UserAugment(
 
 
 def train_vocabulary(args: argparse.Namespace) -> int:
-    """A SentencePiece model of what the assistant says: id 0 marks the end of padding, 3 is padding.
+    """A SentencePiece model of what the assistant says: id 0 marks the end of padding, 3 is padding. Beside it
+    `heard.txt`, the words of the users.
 
     Every word that it often says is one id, mark and all ("seven."); what it does not know is spelled in pieces.
     """
@@ -67,9 +71,11 @@ def train_vocabulary(args: argparse.Namespace) -> int:
     from recipes.mini.dialogues import fresh_script
 
     words: Counter[str] = Counter()
+    asked: list[str] = []
     for number in tqdm(range(args.dialogues), unit="dialogue"):
         script = fresh_script(f"vocabulary/{number}")
         words.update(word for e in script.events if e.side == "model" for word in e.text.split())
+        asked += [e.text for e in script.events if e.side == "user"]
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(words.elements()),
@@ -102,7 +108,10 @@ def train_vocabulary(args: argparse.Namespace) -> int:
         temporary.write_bytes(model.SerializeToString())
     tokenizer = TextTokenizer(args.out)
     ids = sum(len(tokenizer.encode(word)) * count for word, count in words.items()) / total
+    heard = frequent_words(asked)
+    write_text(args.out.parent / HEARD, "\n".join(heard) + "\n")
     print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
+    print(f"{len(heard)} different words of users; {args.out.parent / HEARD}")
     return 0
 
 
@@ -125,8 +134,16 @@ def make_sound(work: tuple[int, Path], means: tuple[Any, list[Path], int]) -> fl
             for w in mixed.words
             if w.speaker == MAIN_SPEAKER
         ]
+        heard = [
+            (w.text, w.start + lead / 24000, w.end + lead / 24000)
+            for w in mixed.words
+            if w.speaker != MAIN_SPEAKER
+        ]
         waves.append((wave * 32767).round().astype(np.int16))
-        about.append({"name": f"{seed}/{number}", "samples": wave.shape[1], "words": words})
+        entry = {"name": f"{seed}/{number}", "samples": wave.shape[1], "words": words, "heard": heard}
+        if mixed.script.voice == RECORDED:
+            del entry["heard"]  # nobody knows what they say
+        about.append(entry)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path.with_suffix(".npy")) as temporary, open(temporary, "wb") as file:
         np.save(file, np.concatenate(waves, axis=1))
@@ -155,10 +172,10 @@ def make_sounds(args: argparse.Namespace) -> int:
     return _work(make_sound, work, means, args.jobs)
 
 
-def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextTokenizer]) -> float:
+def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextTokenizer, HeardWords]) -> float:
     """Tokens of one shard of sound; returns its seconds."""
     source, target, key = work
-    codec, tokenizer = means
+    codec, tokenizer, heard = means
     about = json.loads(source.read_text())
     if about.get("format") != FORMAT:
         raise AizuchiError(f"{source} has format {about.get('format')}, not {FORMAT}: mix it again")
@@ -176,28 +193,32 @@ def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextToken
                 text=text,
                 model=np.ascontiguousarray(codes[0].T),
                 user=np.ascontiguousarray(codes[1].T[:, None]),
+                heard=heard.on_frames(entry.get("heard"), codes.shape[-1]),
             )
         )
     write_shard(target, made, key)
     return at / 24000
 
 
-def _encode_means(codec: Path, vocabulary: Path) -> tuple[MimiCodec, TextTokenizer]:
+def _encode_means(codec: Path, vocabulary: Path) -> tuple[MimiCodec, TextTokenizer, HeardWords]:
     from aizuchi.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    return load_codec(codec, threads=1), TextTokenizer(vocabulary)
+    heard = HeardWords(vocabulary.parent / HEARD)
+    return load_codec(codec, threads=1), TextTokenizer(vocabulary), heard
 
 
 def encode_sounds(args: argparse.Namespace) -> int:
     """Encode all shards of sound that there are; those that were made with the same codec are kept."""
-    codec, tokenizer = _encode_means(args.codec, args.vocabulary)
+    codec, tokenizer, heard = _encode_means(args.codec, args.vocabulary)
     settings = {
         "codec": codec.fingerprint(),
         "codebooks": codec.codebooks,
         "codebook_size": codec.codebook_size,
         "tokenizer": tokenizer.fingerprint(),
         "variants": 1,
+        "heard_classes": len(heard),
+        "heard_words": hashlib.sha256(" ".join(heard.words).encode()).hexdigest()[:16],
     }
     status = 0
     for part in ("train", "valid"):

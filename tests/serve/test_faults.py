@@ -54,10 +54,13 @@ def test_others_hear_nothing_of_bad_callers(model):
                     for _ in range(4):
                         await client.connection.send(speech(20).tobytes())  # 6.4 s at once
                     await client.until_frames(6)
-                    # on a quick machine the figures came before the sixth frame
-                    known = [message for message in client.messages if message["type"] == "stats"]
-                    stats = known[-1] if known else await client.until("stats")
-                    return stats["skipped_oldest"]
+                    # figures may have come before the last of the sound was taken in
+                    stats = {"skipped_oldest": 0}
+                    while (
+                        stats["skipped_oldest"] <= 30
+                    ):  # of 80 frames 12 may wait, and a few are heard at once
+                        stats = await client.until("stats")
+                    return "skipped"
                 client.connection.transport.abort()
                 return "vanished"
 
@@ -70,8 +73,11 @@ def test_others_hear_nothing_of_bad_callers(model):
                     await converse(client, part)
                     outcomes.append(await task)
                     wait_for(lambda: here.scheduler.live == 1)
-                assert outcomes[0] == "refused" and outcomes[1] == 1008 and outcomes[3] == "vanished"
-                assert outcomes[2] > 30  # of 80 frames at most 12 wait, and 4 more are heard at once
+                assert (
+                    outcomes[0] == "refused"
+                    and outcomes[1] == 1008
+                    and outcomes[2:] == ["skipped", "vanished"]
+                )
                 return np.stack(client.audio)
 
         audio = asyncio.run(talk())

@@ -1,0 +1,52 @@
+"""Classes of the words that users say, for the head that tells them while the model is trained.
+
+Class 0 is no word, 1 a word that is not in the list, then the list. A word stands on the frame that it ends in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aizuchi.data.frames import frame_at
+
+OTHER = 1
+_FIRST = 2  # class of the first word of the list
+
+
+def plain(word: str) -> str:
+    """A word as it sounds: small letters, no marks."""
+    return re.sub(r"[^a-z']", "", word.lower().replace("-", ""))
+
+
+def frequent_words(texts: Iterable[str], least: int = 5) -> list[str]:
+    """Words that come at least so often, by their number."""
+    counts = Counter(plain(word) for text in texts for word in text.split())
+    return [word for word, count in counts.most_common() if word and count >= least]
+
+
+class HeardWords:
+    """The list of words, read from a file that holds one a line."""
+
+    def __init__(self, path: Path):
+        self.words = path.read_text(encoding="utf-8").split()
+        self._classes = {word: i for i, word in enumerate(self.words, _FIRST)}
+
+    def __len__(self) -> int:
+        """How many classes there are."""
+        return _FIRST + len(self.words)
+
+    def on_frames(self, spoken: Sequence[tuple[str, float, float]] | None, frames: int) -> np.ndarray:
+        """Words with their times in seconds -> (frames,) int32 classes; None (nobody knows) -> -1 everywhere."""
+        if spoken is None:
+            return np.full(frames, -1, np.int32)
+        classes = np.zeros(frames, np.int32)
+        for word, _, end in spoken:
+            at = frame_at(end)
+            if plain(word) and at < frames:
+                classes[at] = self._classes.get(plain(word), OTHER)
+        return classes
