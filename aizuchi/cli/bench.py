@@ -65,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     _check_device(args.device)
-    model, name = _model(args)
+    model, name = _model(args, max(rows))
     table, first = [], None
     _heading(name, args)
     for count in rows:
-        _check_memory(model, count)
         engine = DuplexEngine(model, count)
         if first is None:
             time_steps(engine, 1, warm_up=0)
             first = time.perf_counter() - begin
+            del engine  # rows are never there twice
             engine = DuplexEngine(model, count)
         bandwidth = measure_bandwidth(args.device)
         with tqdm(total=args.steps, desc=f"{count} rows", leave=False, disable=None, file=sys.stderr) as bar:
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         # The floor is that of the windows as they were: filled up to the steps run.
         result = figures(engine, seconds, max(bandwidth, measure_bandwidth(args.device)), filled=args.steps)
         table.append(result)
+        del engine
         print(
             f"{count:5d} {result.median:9.1f} {result.p95:8.1f} {result.p99:8.1f} {result.longest:8.1f} "
             f"{result.floor_bytes / 1e6:9.1f} {result.bandwidth / 1e9:7.1f} {result.of_floor:8.0%} "
@@ -135,62 +136,27 @@ def _check_device(name: str) -> None:
         raise AizuchiError("--device cuda: this torch sees no GPU; known here: cpu")
 
 
-def _model(args: argparse.Namespace) -> tuple[Any, str]:
+def _model(args: argparse.Namespace, rows: int) -> tuple[Any, str]:
     import torch
+
+    from aizuchi.engine.memory import check_checkpoint, check_preset
 
     dtype = getattr(torch, args.dtype)
     if args.model:
         from aizuchi.checkpoints import load
 
+        check_checkpoint(args.model, rows, dtype, args.quantize, args.device)
         loaded = load(args.model, dtype=dtype, device=args.device, quantize=args.quantize)
         return loaded.model, loaded.description
-    from aizuchi.models.presets import preset_config, random_model
+    from aizuchi.models.presets import random_model
 
-    _check_fits(preset_config(args.preset), dtype)
+    check_preset(args.preset, rows, dtype, args.quantize, args.device)
     model = random_model(args.preset, dtype=dtype).to(args.device)
     if args.quantize is not None:
         from aizuchi.models.quantized import quantize_model
 
         quantize_model(model, args.quantize)
     return model, f"preset {args.preset}, random weights"
-
-
-def _available() -> int | None:
-    """Bytes of memory that are free for us, where the system says."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-def _check_fits(config: Any, dtype: Any) -> None:
-    import torch
-
-    from aizuchi.models.moshi import MoshiForConditionalGeneration
-
-    with torch.device("meta"):
-        count = sum(p.numel() for p in MoshiForConditionalGeneration(config).parameters())
-    need, free = count * 4, _available()  # made in float32, then cast
-    if free is not None and need > free:
-        raise AizuchiError(
-            f"this model needs {count / 1e9:.2f} B parameters x 4 bytes = {need / 1e9:.1f} GB, and "
-            f"{free / 1e9:.1f} GB are free"
-        )
-
-
-def _check_memory(model: Any, rows: int) -> None:
-    config = model.config
-    width = config.num_key_value_heads * config.head_dim * model.dtype.itemsize
-    each = 2 * config.num_hidden_layers * config.sliding_window * width
-    free = _available() if model.device.type == "cpu" else None
-    if free is not None and rows * each > free:
-        raise AizuchiError(
-            f"{rows} rows need {rows} x {each / 1e9:.2f} GB (keys and values: 2 x {config.num_hidden_layers} layers "
-            f"x {config.sliding_window} frames x {width} bytes) = {rows * each / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            f"are free: at most {int(free // each)} rows fit"
-        )
 
 
 def _heading(name: str, args: argparse.Namespace) -> None:

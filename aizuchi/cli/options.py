@@ -150,7 +150,9 @@ def load_words_model(args: argparse.Namespace, task: str, does: str) -> tuple[An
         raise AizuchiError(f"name a model that {does} with --model: a folder or a hub repository; {train}")
     from aizuchi.checkpoints.load import load
     from aizuchi.data.tokenizer import TextTokenizer
+    from aizuchi.engine.memory import check_checkpoint
 
+    check_checkpoint(args.model, 1, dtype_of(args), args.quantize, args.device, tokenizer=args.tokenizer)
     loaded = load(
         args.model,
         dtype=dtype_of(args),

@@ -110,6 +110,7 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
     """The model, its tokenizer (or None), and what to tell the user about it."""
     from aizuchi.checkpoints.load import default_model, load
     from aizuchi.checkpoints.tensors import CheckpointError
+    from aizuchi.engine.memory import check_checkpoint, check_preset
 
     dtype = dtype_of(args)
     name = args.model
@@ -121,12 +122,14 @@ def _model(args: argparse.Namespace) -> tuple[Any, Any, str]:
     if name == RANDOM:
         from aizuchi.models.presets import random_model
 
+        check_preset("mini", 1, dtype, args.quantize, args.device)
         model = random_model("mini", dtype=dtype).to(args.device)
         if args.quantize is not None:
             from aizuchi.models.quantized import quantize_model
 
             quantize_model(model, args.quantize)
         return model, None, "This model has random weights: it babbles. Name a trained one with --model."
+    check_checkpoint(name, 1, dtype, args.quantize, args.device)
     loaded = load(name, dtype=dtype, device=args.device, quantize=args.quantize)
     return loaded.model, loaded.tokenizer, loaded.description
 

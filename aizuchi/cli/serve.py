@@ -141,7 +141,7 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
 
     keys = Keys.read(args.api_keys) if args.api_keys else Keys()
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    served = load_served(args.model, dtype, args.device, args.quantize)
+    served = load_served(args.model, dtype, args.device, args.quantize, args.rows)
     limits = Limits(
         queue=args.queue,
         session_seconds=60 * args.max_minutes,

@@ -167,8 +167,10 @@ def load_model_system(spec: str | None, seed: int = 0, rows: int = ROWS) -> Mode
     import torch
 
     from aizuchi.checkpoints.load import default_model, load
+    from aizuchi.engine.memory import check_checkpoint
 
     path = spec if spec is not None else default_model()
+    check_checkpoint(path, rows, torch.float32)
     loaded = load(path, dtype=torch.float32)
     name = str(spec) if spec is not None else f"aizuchi-{default_model().name}"
     return ModelSystem(loaded.model, loaded.tokenizer, name=name, seed=seed, rows=rows)

@@ -91,7 +91,9 @@ def load_words_model(spec: str) -> tuple[Any, Any, str]:
 
     from aizuchi.checkpoints.load import load
     from aizuchi.data.tokenizer import TextTokenizer
+    from aizuchi.engine.memory import check_checkpoint
 
+    check_checkpoint(spec, 1, torch.float32)
     loaded = load(spec, dtype=torch.float32)
     if loaded.tokenizer is None:
         raise AizuchiError(f"{spec} has no text tokenizer beside it")

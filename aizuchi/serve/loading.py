@@ -7,6 +7,7 @@ from typing import Any
 
 from ..checkpoints.load import default_model, load
 from ..checkpoints.tensors import CheckpointError
+from ..engine.memory import check_checkpoint, check_preset
 from ..models.quantized import quantize_model
 from .words import Babble
 
@@ -25,9 +26,13 @@ class Served:
 
 
 def load_served(
-    name: str | None, dtype: Any = None, device: str = "cpu", quantize: str | None = None
+    name: str | None, dtype: Any = None, device: str = "cpu", quantize: str | None = None, rows: int = 1
 ) -> Served:
-    """A model by name: a folder, a hub repository, "random", or None for the embedded one (random without it)."""
+    """A model by name: a folder, a hub repository, "random", or None for the embedded one (random without it).
+
+    Raises:
+        AizuchiError: there is none, or it and ``rows`` rows do not fit into memory; nothing is loaded then.
+    """
     if name is None:
         try:
             name = str(default_model())
@@ -36,6 +41,7 @@ def load_served(
     if name == RANDOM:
         from ..models.presets import random_model
 
+        check_preset("mini", rows, dtype, quantize, device)
         model = random_model("mini", dtype=dtype).to(device)
         if quantize is not None:
             quantize_model(model, quantize)
@@ -45,6 +51,7 @@ def load_served(
         import torch
 
         dtype = torch.float32
+    check_checkpoint(name, rows, dtype, quantize, device)
     loaded = load(name, dtype=dtype, device=device, quantize=quantize)
     short = name.rstrip("/").split("/")[-1]
     return Served(loaded.model, loaded.tokenizer, short, loaded.description)

@@ -70,7 +70,7 @@ def test_figures_summarise_what_was_timed():
         (["--steps=1"], "--steps"),
         (["--threads=0"], "--threads"),
         (["--device=tpu9"], "--device"),
-        (["--rows=100000000"], "at most"),
+        (["--rows=100000000"], "rows fit"),
     ],
 )
 def test_what_can_not_run_is_refused(args, message, tiny_preset, capsys):
@@ -79,6 +79,10 @@ def test_what_can_not_run_is_refused(args, message, tiny_preset, capsys):
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic(monkeypatch, capsys):
-    monkeypatch.setattr("aizuchi.cli.bench._available", lambda: 10**9)
-    assert main(["bench", "--preset=7b"]) == 2
-    assert "7.77 B parameters x 4 bytes = 31.1 GB" in capsys.readouterr().err
+    monkeypatch.setattr("aizuchi.engine.memory.free_memory", lambda device: 10**9)
+    monkeypatch.setattr("aizuchi.models.presets.random_model", None)  # it is never asked for
+    assert main(["bench", "--preset=7b", "--rows=1,2"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "too large: weights 31.29 GB" in error and "+ 2 rows x 3.1" in error and "1.00 GB are free" in error
+    )
