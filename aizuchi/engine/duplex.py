@@ -61,6 +61,8 @@ class DuplexEngine:
         codec_weights: dtype in which the compiled kernels read the codec's weights (float32 or bfloat16, with
             float32 activations); None for bfloat16 where that loses nothing, else float32. docs/performance.md says
             what bfloat16 changes.
+        sinks: attention sinks, the first columns of a conversation that the language model sees for good (the very
+            first is the one that runs on joining); see `aizuchi.models.cache`.
 
     The first frame that a row says comes ``lag`` steps after it joins (0 for Moshi, whose acoustic codes lag by
     one frame and whose first column runs on joining), and from then on one a step.
@@ -75,6 +77,7 @@ class DuplexEngine:
         lmgen_compatible: bool = False,
         guidance: Guidance | None = None,
         codec_weights: torch.dtype | None = None,
+        sinks: int = 0,
     ):
         if model.training:
             raise ValueError("`model` is in training mode: call `model.eval()` first.")
@@ -85,7 +88,7 @@ class DuplexEngine:
         self.frame_size = round(codec.sampling_rate / codec.frame_rate)
         self.channels = codec.audio_channels
         self.sampling = sampling or Sampling.of_model(model)
-        self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance)
+        self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance, sinks)
         fused: dict[str, Any] = {}
         self.codec_weights = codec_weights
         if isinstance(self.codec, MimiModel) and self.codec.device.type == "cpu":

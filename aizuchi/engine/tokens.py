@@ -79,6 +79,7 @@ class TokenLoop:
         conditions: of all rows, where the model has conditions.
         lmgen_compatible: lose the first frame and lag like the original's `LMGen`.
         guidance: classifier-free guidance for all rows.
+        sinks: first columns of a conversation that stay visible when the window has passed them.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TokenLoop:
         conditions: Conditions | None = None,
         lmgen_compatible: bool = False,
         guidance: Guidance | None = None,
+        sinks: int = 0,
     ):
         if rows < 1:
             raise ValueError(f"`rows` must be at least 1, got {rows}.")
@@ -119,7 +121,7 @@ class TokenLoop:
             None if both.cross is None else model.temporal.cross_keys_values(both.cross.to(model.dtype))
         )
         self.state = TokenState(
-            ring=model.init_state(rows * halves),
+            ring=model.init_state(rows * halves, sinks=sinks),
             depth=None if model.depth_decoder is None else model.depth_decoder.init_state(rows * halves),
             settings=RowSettings.create(rows, device),
             columns=torch.full((rows, len(config.delays), self.depth_columns), FREE, device=device),

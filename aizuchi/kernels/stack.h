@@ -35,7 +35,8 @@ struct Past {
   int64_t format;       // F32 or BF16
   int64_t* positions;   // (rows, capacity) of what the slots hold, -1 = empty; null: slot i holds step i
   int64_t* offset;      // (rows)
-  int64_t rows, capacity, window, kept;  // kept: slots of the first positions, which the window never leaves
+  // kept: slots of the first positions, which the window never leaves; they stand right before it (see models/cache.py)
+  int64_t rows, capacity, window, kept;
 };
 
 inline void normalise(const Norm& norm, const float* x, float* y, int64_t n) {
@@ -84,6 +85,7 @@ inline void rotate(float* x, const float* turns, int64_t n) {
 struct Places {
   std::vector<int64_t> row, slot, filled, at;  // at: its position in its row
   std::vector<float> turns;     // (positions, head_dim): cosines, then sines
+  std::vector<float> stopped;   // the same of queries as they look at the kept positions; empty: there are none
   std::vector<uint8_t> hidden;  // (positions, capacity), empty: all filled slots are seen
 };
 
@@ -125,26 +127,32 @@ inline void place(const Stack& stack, const Past& past, const uint8_t* active, i
       }
     }
   }
+  places.turns.clear();
+  places.stopped.clear();
   if (stack.frequencies) {
-    const int64_t half = stack.head_dim / 2;
-    places.turns.resize(count * 2 * half);
-    for (int64_t p = 0; p < count; p++)
-      for (int64_t i = 0; i < half; i++) {
-        const float angle = float(at[p]) * stack.frequencies[i];
-        places.turns[p * 2 * half + i] = std::cos(angle);
-        places.turns[p * 2 * half + half + i] = std::sin(angle);
-      }
+    const int64_t half = stack.head_dim / 2, last = past.kept + past.window - 1;
+    const auto turn = [&](std::vector<float>& turns, int64_t most) {
+      turns.resize(count * 2 * half);
+      for (int64_t p = 0; p < count; p++)
+        for (int64_t i = 0; i < half; i++) {
+          const float angle = float(std::min(at[p], most)) * stack.frequencies[i];
+          turns[p * 2 * half + i] = std::cos(angle);
+          turns[p * 2 * half + half + i] = std::sin(angle);
+        }
+    };
+    turn(places.turns, INT64_MAX);
+    if (past.kept) turn(places.stopped, last);
   }
 }
 
-// One query over the filled slots of one head.
+// One query over the filled slots of one head; `stopped` is what looks at the first `kept` of them.
 template <class T>
-void attend(const float* query, const T* keys, const T* values, int64_t filled, const uint8_t* hidden, int64_t n,
-            float* scores, float* out) {
+void attend(const float* query, const float* stopped, int64_t kept, const T* keys, const T* values, int64_t filled,
+            const uint8_t* hidden, int64_t n, float* scores, float* out) {
   const float scale = 1.f / std::sqrt(float(n));
   float most = -INFINITY;
   for (int64_t s = 0; s < filled; s++) {
-    scores[s] = hidden && hidden[s] ? -INFINITY : dot(query, keys + s * n, n) * scale;
+    scores[s] = hidden && hidden[s] ? -INFINITY : dot(s < kept ? stopped : query, keys + s * n, n) * scale;
     most = scores[s] > most || scores[s] != scores[s] ? scores[s] : most;
   }
   map(scores, scores, filled, [most](Lanes v) { return exponential(v - most); });
@@ -193,10 +201,15 @@ void attend_head(const Stack& stack, const Past& past, const Places& places, int
   }
   for (int64_t p = first; p < first + length; p++)
     for (int64_t h = kv * group; h < (kv + 1) * group; h++) {
-      float* query = mixed + p * wide + h * n;
+      float *query = mixed + p * wide + h * n, *stopped = query;
+      if (!places.stopped.empty()) {
+        stopped = scores + past.capacity + LANES;
+        std::copy(query, query + n, stopped);
+        rotate(stopped, places.stopped.data() + p * n, n);
+      }
       if (stack.frequencies) rotate(query, places.turns.data() + p * n, n);
       const uint8_t* hidden = places.hidden.empty() ? nullptr : places.hidden.data() + p * past.capacity;
-      attend<T>(query, keys, values, places.filled[p], hidden, n, scores, out + (p * stack.heads + h) * n);
+      attend<T>(query, stopped, past.kept, keys, values, places.filled[p], hidden, n, scores, out + (p * stack.heads + h) * n);
     }
 }
 
@@ -214,7 +227,7 @@ inline void run(const Stack& stack, const Past& past, int64_t length, Shared& sh
   const int64_t wide = (stack.heads + 2 * stack.kv_heads) * n, tasks = count / length * stack.kv_heads;
   float *mixed = shared.mixed.floats(0), *attended = shared.attended.floats(0), *inner = shared.inner.floats(0);
   float* h = normed.floats(count * dim);
-  float* weights = scores.floats(past.capacity + LANES);
+  float* weights = scores.floats(past.capacity + LANES + n);  // and a query
   for (int64_t l = 0; l < stack.count; l++) {
     const Layer& layer = stack.layers[l];
     for (int64_t p = 0; p < count; p++) normalise(layer.first, x + p * dim, h + p * dim, dim);

@@ -7,6 +7,12 @@ A transformer asks one small interface, once a forward and once a layer:
 
 `RingCache` keeps a window for each row; `SequenceCache` sees the whole sequence in one call, and passes keys
 and values through a transformers `Cache` when there is one.
+
+A ring may keep sinks: the first positions of a row, which stay visible when the window has passed them (StreamingLLM,
+arXiv 2309.17453). As there, positions are those within what is seen: sinks stand right before the window, so that no
+distance is ever larger than the ones the window has anyway. A query at position q sees sink s at the distance
+min(q - s, sinks + window - 1 - s): its true one until the window has left the sinks behind. With their original
+positions instead, distances would grow without bound, to ones that no training has shown to the model.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from torch import Tensor
 
 from ..kernels.stack import FEW, FusedStack, Past, try_fused, wanted
 from ..kernels.weights import Prepared
+from .layers import rotary_angles, rotate
 from .state import State, keep_inactive, row_tensor
 
 
@@ -53,10 +60,10 @@ def window_mask(query_positions: Tensor, key_positions: Tensor, window: int | No
 class RingCache(State):
     """Keys and values of the last positions of every row, in rings that are written in place.
 
-    The ring holds ``window + chunk - 1`` positions, so that each of up to ``chunk`` new tokens still sees its
-    full window (a ring of ``window`` would lose the oldest key of the first token to the last one: the trap
-    of the original's Mimi after 10 s). Longer chunks are exact too: they see the ring and themselves, side by
-    side, and leave their last positions in the ring.
+    The ring holds ``window + chunk - 1`` positions behind the ``sinks`` first ones, so that each of up to
+    ``chunk`` new tokens still sees its full window (a ring of ``window`` would lose the oldest key of the first
+    token to the last one: the trap of the original's Mimi after 10 s). Longer chunks are exact too: they see the
+    ring and themselves, side by side, and leave their last positions in the ring.
     """
 
     keys: list[Tensor]  # per layer (rows, kv_heads, capacity, head_dim)
@@ -65,6 +72,8 @@ class RingCache(State):
     offset: Tensor = row_tensor()  # (rows,) int64, tokens seen so far
     window: int = 0
     chunk: int = 1
+    sinks: int = 0  # first positions that stay, in the first slots
+    rope_theta: float = 0.0  # longest period of the rotary embedding, which sinks are turned by
     fused: Prepared | None = (
         None  # gives a `FusedStack`, the layers over this ring, where the library has them
     )
@@ -81,9 +90,18 @@ class RingCache(State):
         capacity: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        sinks: int = 0,
+        rope_theta: float = 0.0,
     ) -> RingCache:
-        """An empty ring. ``capacity`` overrides ``window + chunk - 1`` (to reproduce a reference's shorter ring)."""
-        capacity = window + chunk - 1 if capacity is None else capacity
+        """An empty ring.
+
+        Args:
+            capacity: overrides ``sinks + window + chunk - 1`` (to reproduce a reference's shorter ring).
+            sinks: first positions of a row that stay visible. rope_theta: what keys are turned by; needed for them.
+        """
+        if sinks < 0:
+            raise ValueError(f"`sinks` must not be negative, got {sinks}.")
+        capacity = sinks + window + chunk - 1 if capacity is None else capacity
         shape = (rows, kv_heads, capacity, head_dim)
         return cls(
             keys=[torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)],
@@ -92,11 +110,18 @@ class RingCache(State):
             offset=torch.zeros(rows, device=device, dtype=torch.long),
             window=window,
             chunk=chunk,
+            sinks=sinks,
+            rope_theta=rope_theta,
         )
 
     @property
     def capacity(self) -> int:
         return self.key_positions.shape[1]
+
+    @property
+    def turning(self) -> int:
+        """Slots that are used in turn: all but those of the sinks."""
+        return self.capacity - self.sinks
 
     def begin(self, length: int, active: Tensor | None = None) -> RingPlan | FusedPlan:
         """What one forward over ``length`` new tokens of every active row needs; see `RingPlan` and `FusedPlan`."""
@@ -110,8 +135,8 @@ class RingCache(State):
     def _past(self) -> Past | None:
         """The library's view of this ring, made once."""
         if not hasattr(self, "_view"):
-            guarded = self.capacity < self.window + self.chunk - 1  # the original's ring: left to torch
-            ring = (self.keys, self.values, self.key_positions, self.offset, self.window)
+            guarded = self.turning < self.window + self.chunk - 1  # the original's ring: left to torch
+            ring = (self.keys, self.values, self.key_positions, self.offset, self.window, self.sinks)
             self._view = None if guarded else try_fused(Past, *ring)
         return self._view
 
@@ -123,17 +148,38 @@ class RingCache(State):
         """
         steps = torch.arange(length, device=self.offset.device)
         positions = self.offset[:, None] + steps  # (rows, T)
-        slots = positions % self.capacity
         beside = length > self.chunk
-        slots = slots[:, -self.capacity :]
-        updated = self.key_positions.scatter(1, slots, positions[:, -self.capacity :])
+        slots = self._slots(positions)[:, -self.turning :]
+        updated = self.key_positions.scatter(1, slots, positions[:, -self.turning :])
+        first = None
+        if self.sinks and beside:  # the last tokens are not all that stays
+            places, new = positions[:, : self.sinks] % self.sinks, positions[:, : self.sinks]
+            first = SinkWrite(places, new < self.sinks)
+            updated.scatter_(1, places, torch.where(first.allowed, new, updated.gather(1, places)))
+        # A write into slots that the row's next token still reads must leave out the rows that are not active.
+        guarded = active if self.turning < self.window + length - 1 else None
+        plan = RingPlan(self, positions, slots, beside, guarded, first)
         seen = torch.cat([self.key_positions, positions], dim=1) if beside else updated
-        mask = window_mask(positions, seen, self.window)
+        plan.mask = plan.sink_mask(seen, updated) if self.sinks else window_mask(positions, seen, self.window)
         self.key_positions.copy_(keep_inactive(updated, self.key_positions, active))
         self.offset.add_(length if active is None else active.long() * length)
-        # A write into slots that the row's next token still reads must leave out the rows that are not active.
-        guarded = active if self.capacity < self.window + length - 1 else None
-        return RingPlan(self, positions, mask, slots, beside, guarded)
+        return plan
+
+    def _slots(self, positions: Tensor) -> Tensor:
+        """Where positions are kept."""
+        if not self.sinks:
+            return positions % self.capacity
+        return torch.where(
+            positions < self.sinks, positions, self.sinks + (positions - self.sinks) % self.turning
+        )
+
+
+@dataclass
+class SinkWrite:
+    """Sinks among the first tokens of a long chunk: slots (rows, n), and which of them are (rows, n)."""
+
+    slots: Tensor
+    allowed: Tensor
 
 
 @dataclass
@@ -142,23 +188,68 @@ class RingPlan:
 
     ring: RingCache
     positions: Tensor
-    mask: Tensor
-    slots: Tensor  # (rows, T), or the last `capacity` of them
+    slots: Tensor  # (rows, T), or the last `turning` of them
     beside: bool
     guarded: Tensor | None  # rows that may be written, None = all
+    first: SinkWrite | None = None
+    mask: Any = None
+    turns: tuple[Tensor, Tensor] | None = (
+        None  # by which each query (rows, 1, T, head_dim / 2) finds sinks turned
+    )
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         ring_keys, ring_values = self.ring.keys[layer], self.ring.values[layer]
+        if self.first is not None:
+            for buffer, new in ((ring_keys, keys), (ring_values, values)):
+                _write(buffer, self.first.slots, new[:, :, : self.ring.sinks], self.first.allowed)
         seen = ring_keys, ring_values
         if self.beside:
             seen = torch.cat([ring_keys, keys], dim=2), torch.cat([ring_values, values], dim=2)
-        rows = torch.arange(ring_keys.shape[0], device=ring_keys.device)[:, None]  # (rows, 1)
         for buffer, new in ((ring_keys, keys), (ring_values, values)):
-            new = new[:, :, -self.slots.shape[1] :].transpose(1, 2)  # (rows, T, kv_heads, head_dim)
-            if self.guarded is not None:
-                new = keep_inactive(new, buffer[rows, :, self.slots], self.guarded)
-            buffer[rows, :, self.slots] = new
-        return seen
+            _write(buffer, self.slots, new[:, :, -self.slots.shape[1] :], self.guarded)
+        return self._with_sinks(*seen) if self.ring.sinks else seen
+
+    def sink_mask(self, seen: Tensor, updated: Tensor) -> Tensor:
+        """The mask where there are sinks, for keys in the order of `_with_sinks`; makes ``turns`` too.
+
+        Args:
+            seen: (rows, S) positions of all keys. updated: (rows, capacity) of the slots after this forward.
+        """
+        ring, length = self.ring, self.positions.shape[1]
+        sinks = updated[:, None, : ring.sinks]  # (rows, 1, sinks)
+        own = torch.eye(length, dtype=torch.bool, device=seen.device)[:, :, None]  # each query has its own
+        visible = (sinks >= 0) & (sinks <= self.positions[:, :, None])  # (rows, T, sinks)
+        rest = seen[:, ring.sinks :]
+        rest = torch.where(rest < ring.sinks, -1, rest)  # sinks beside the ring are seen as sinks
+        excess = (self.positions - (ring.sinks + ring.window - 1)).clamp(min=0)
+        self.turns = rotary_angles(excess, ring.keys[0].shape[3], ring.rope_theta)
+        return torch.cat(
+            [(visible[:, :, None] & own).flatten(2)[:, None], window_mask(self.positions, rest, ring.window)],
+            dim=3,
+        )
+
+    def _with_sinks(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with the sinks in front once for each query, their keys turned to where it sees them."""
+        count, length = self.ring.sinks, self.positions.shape[1]
+        assert self.turns is not None
+        cos, sin = (turn[:, :, :, None] for turn in self.turns)  # (rows, 1, T, 1, head_dim / 2)
+        turned = rotate(keys[:, :, None, :count], cos, sin).flatten(
+            2, 3
+        )  # (rows, kv_heads, T * sinks, head_dim)
+        if length > 1:
+            values = torch.cat([values[:, :, :count].repeat(1, 1, length, 1), values[:, :, count:]], dim=2)
+        return torch.cat([turned, keys[:, :, count:]], dim=2), values
+
+
+def _write(buffer: Tensor, slots: Tensor, new: Tensor, allowed: Tensor | None) -> None:
+    """Put ``new`` (rows, kv_heads, n, ...) into slots (rows, n), where ``allowed`` (rows,) or (rows, n) says so."""
+    rows = torch.arange(buffer.shape[0], device=buffer.device)[:, None]  # (rows, 1)
+    new = new.transpose(1, 2)  # (rows, n, kv_heads, ...)
+    if allowed is not None:
+        old = buffer[rows, :, slots]
+        allowed = allowed.view(*allowed.shape, *[1] * (new.dim() - allowed.dim()))
+        new = torch.where(allowed, new, old)
+    buffer[rows, :, slots] = new
 
 
 @dataclass

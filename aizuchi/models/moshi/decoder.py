@@ -91,8 +91,13 @@ class MoshiModel(MoshiPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value
 
-    def init_state(self, rows: int, device: Any = None, dtype: Any = None, chunk: int = 1) -> RingCache:
-        """An empty ring over ``sliding_window`` frames for ``rows`` conversations."""
+    def init_state(
+        self, rows: int, device: Any = None, dtype: Any = None, chunk: int = 1, sinks: int = 0
+    ) -> RingCache:
+        """An empty ring over ``sliding_window`` frames for ``rows`` conversations.
+
+        ``sinks``: first frames that stay visible for good, beside the window.
+        """
         config = self.config
         ring = RingCache.create(
             rows,
@@ -103,6 +108,8 @@ class MoshiModel(MoshiPreTrainedModel):
             chunk=chunk,
             device=device or self.device,
             dtype=dtype or self.dtype,
+            sinks=sinks,
+            rope_theta=config.rope_theta,
         )
         ring.fused = prepared(
             self, "layers", lambda: fused_temporal(self), [*self.parameters(), *self.buffers()]
