@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from aizuchi.cli import bench_serve
-from aizuchi.cli.options import add_quantize
+from aizuchi.cli.options import add_quantize, add_ring, ring_of
 from aizuchi.errors import AizuchiError
 
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=50, help="steps to time for each (default: 50)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     add_quantize(parser)
+    add_ring(parser)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--json", metavar="FILE", help="write all figures")
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise AizuchiError(f"--steps must be at least 2, not {args.steps}")
     if args.threads < 1:
         raise AizuchiError(f"--threads must be at least 1, not {args.threads}")
+    ring = ring_of(args)
     begin = time.perf_counter()
     import torch
     from tqdm import tqdm
@@ -69,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
     table, first = [], None
     _heading(name, args)
     for count in rows:
-        engine = DuplexEngine(model, count)
+        engine = DuplexEngine(model, count, **ring)
         if first is None:
             time_steps(engine, 1, warm_up=0)
             first = time.perf_counter() - begin
             del engine  # rows are never there twice
-            engine = DuplexEngine(model, count)
+            engine = DuplexEngine(model, count, **ring)
         bandwidth = measure_bandwidth(args.device)
         with tqdm(total=args.steps, desc=f"{count} rows", leave=False, disable=None, file=sys.stderr) as bar:
             seconds = time_steps(engine, args.steps, on_step=bar.update)
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         "model": name,
         "dtype": args.dtype,
         "quantize": args.quantize,
+        **ring,
         "device": args.device,
         "threads": args.threads,
         "torch": torch.__version__,
@@ -145,12 +148,12 @@ def _model(args: argparse.Namespace, rows: int) -> tuple[Any, str]:
     if args.model:
         from aizuchi.checkpoints import load
 
-        check_checkpoint(args.model, rows, dtype, args.quantize, args.device)
+        check_checkpoint(args.model, rows, dtype, args.quantize, args.device, ring_of(args))
         loaded = load(args.model, dtype=dtype, device=args.device, quantize=args.quantize)
         return loaded.model, loaded.description
     from aizuchi.models.presets import random_model
 
-    check_preset(args.preset, rows, dtype, args.quantize, args.device)
+    check_preset(args.preset, rows, dtype, args.quantize, args.device, **ring_of(args))
     model = random_model(args.preset, dtype=dtype).to(args.device)
     if args.quantize is not None:
         from aizuchi.models.quantized import quantize_model
@@ -161,6 +164,7 @@ def _model(args: argparse.Namespace, rows: int) -> tuple[Any, str]:
 
 def _heading(name: str, args: argparse.Namespace) -> None:
     weights = args.dtype if args.quantize is None else f"{args.dtype}, matrices {args.quantize}"
+    weights += "" if args.kv is None else f", keys and values {args.kv}"
     print(f"{name}; {weights}, {args.device}, {args.threads} thread{'s' if args.threads > 1 else ''}")
     print(" rows median ms   p95 ms   p99 ms   max ms  MB/step    GB/s of floor     RTF  MB memory")
 

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+from aizuchi.cli.options import add_ring
 from aizuchi.errors import AizuchiError, require
 
 HELP = """How many callers `aizuchi serve` holds in real time on this machine.
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `aizuchi bench serve`."""
     parser.add_argument("-m", "--model", help="as `aizuchi serve` takes it; 'random' is the mini preset")
     parser.add_argument("--quantize", metavar="KIND", help="as `aizuchi serve` takes it")
+    add_ring(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     parser.add_argument(
         "--callers", metavar="N[,N...]", help="numbers to try (default: look for the largest)"
@@ -112,7 +114,7 @@ def _try(args: argparse.Namespace, callers: int) -> dict[str, Any]:
         if args.url:
             return call(args.url.rstrip("/"))
         options = ["--rows", str(callers + args.churn)]
-        for name in ("model", "quantize", "threads"):
+        for name in ("model", "quantize", "threads", "kv", "sinks"):
             if getattr(args, name) is not None:
                 options += [f"--{name}", str(getattr(args, name))]
         with running(options) as (url, _):
@@ -146,6 +148,8 @@ def _record(args: argparse.Namespace, good: int, results: list[dict[str, Any]]) 
     return {
         "model": args.model or "the default",
         "quantize": args.quantize,
+        "kv": args.kv,
+        "sinks": args.sinks,
         "threads": args.threads,
         "held": good,
         "cores": os.cpu_count(),

@@ -34,6 +34,30 @@ def add_quantize(parser: Any) -> None:
     )
 
 
+def add_ring(parser: Any) -> None:
+    """Add the options of the language model's keys and values; `ring_of` reads them."""
+    parser.add_argument(
+        "--kv",
+        choices=["int8"],
+        help="hold keys and values in 8 bits: about half the memory of a conversation, or a quarter in float32 "
+        "(what that costs: docs/performance.md)",
+    )
+    parser.add_argument(
+        "--sinks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="attention sinks: a conversation's first N frames stay visible when the window has passed them",
+    )
+
+
+def ring_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `DuplexEngine` that `add_ring` asked for."""
+    if not 0 <= args.sinks <= 1000:
+        raise AizuchiError(f"--sinks must lie between 0 and 1000, not {args.sinks}")
+    return {"kv": args.kv, "sinks": args.sinks}
+
+
 def add_channel(parser: Any, who: str) -> None:
     """Add the option that says which channel of a recording is heard."""
     parser.add_argument(

@@ -15,7 +15,7 @@ import argparse
 import os
 from typing import Any
 
-from aizuchi.cli.options import add_quantize
+from aizuchi.cli.options import add_quantize, add_ring, ring_of
 from aizuchi.errors import AizuchiError, require
 
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32 on a CPU"
     )
     add_quantize(model)
+    add_ring(model)
     model.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     model.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     where = parser.add_argument_group("address")
@@ -113,6 +114,7 @@ def _check(args: argparse.Namespace) -> None:
         raise AizuchiError(f"--port must lie between 0 and 65535, not {args.port}")
     if args.threads is not None and args.threads < 1:
         raise AizuchiError(f"--threads must be at least 1, not {args.threads}")
+    ring_of(args)
     if bool(args.tls_cert) != bool(args.tls_key):
         raise AizuchiError("--tls-cert and --tls-key go together")
     for path in (args.tls_cert, args.tls_key, args.api_keys):
@@ -141,7 +143,7 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
 
     keys = Keys.read(args.api_keys) if args.api_keys else Keys()
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    served = load_served(args.model, dtype, args.device, args.quantize, args.rows)
+    served = load_served(args.model, dtype, args.device, args.quantize, args.rows, ring_of(args))
     limits = Limits(
         queue=args.queue,
         session_seconds=60 * args.max_minutes,
@@ -164,6 +166,7 @@ def _service(args: argparse.Namespace) -> tuple[Any, Any]:
         threads=args.threads,
         listener=recorder,
         echo=args.echo,
+        engine=ring_of(args),
     )
     doors = Doors(keys, hosts, args.allow_origin)
     service = Service(

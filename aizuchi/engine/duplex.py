@@ -63,6 +63,8 @@ class DuplexEngine:
             what bfloat16 changes.
         sinks: attention sinks, the first columns of a conversation that the language model sees for good (the very
             first is the one that runs on joining); see `aizuchi.models.cache`.
+        kv: "int8" to hold the language model's keys and values in 8 bits; None for its dtype. docs/performance.md
+            says what that costs.
 
     The first frame that a row says comes ``lag`` steps after it joins (0 for Moshi, whose acoustic codes lag by
     one frame and whose first column runs on joining), and from then on one a step.
@@ -78,6 +80,7 @@ class DuplexEngine:
         guidance: Guidance | None = None,
         codec_weights: torch.dtype | None = None,
         sinks: int = 0,
+        kv: str | None = None,
     ):
         if model.training:
             raise ValueError("`model` is in training mode: call `model.eval()` first.")
@@ -88,7 +91,7 @@ class DuplexEngine:
         self.frame_size = round(codec.sampling_rate / codec.frame_rate)
         self.channels = codec.audio_channels
         self.sampling = sampling or Sampling.of_model(model)
-        self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance, sinks)
+        self.loop = TokenLoop(model, rows, conditions, lmgen_compatible, guidance, sinks, kv)
         fused: dict[str, Any] = {}
         self.codec_weights = codec_weights
         if isinstance(self.codec, MimiModel) and self.codec.device.type == "cpu":

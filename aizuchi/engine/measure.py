@@ -100,9 +100,8 @@ def step_floor(engine: DuplexEngine, filled: int | None = None) -> Floor:
         codec //= 2
     weights = read_bytes(model.decoder) + round(read_bytes(depth) * written) + codec
     ring = engine.state.tokens.ring
-    keys = sum(t.numel() * t.element_size() for t in (*ring.keys, *ring.values))
     share = 1.0 if filled is None else min(1.0, filled / ring.capacity)
-    return Floor(weights, round(keys * share))
+    return Floor(weights, round(ring.kv_bytes * share))
 
 
 def time_steps(

@@ -133,9 +133,12 @@ def _copies(codec: nn.Module) -> int:
     return max(4 * convolutions, 2 * (convolutions + matrices))
 
 
-def check_fits(need: Need, rows: int, device: Any = "cpu") -> None:
-    """An AizuchiError that shows the arithmetic where ``rows`` rows do not fit into the memory that is free."""
-    free = free_memory(device)
+def check_fits(need: Need, rows: int, device: Any = "cpu", free: int | None = None) -> None:
+    """An AizuchiError that shows the arithmetic where ``rows`` rows do not fit into the memory that is free.
+
+    ``free``: bytes that were free before the weights were loaded; None measures it now.
+    """
+    free = free_memory(device) if free is None else free
     if free is None:
         return
     place = "are free" if str(device) == "cpu" else f"are free on {device}"

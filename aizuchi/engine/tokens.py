@@ -80,6 +80,7 @@ class TokenLoop:
         lmgen_compatible: lose the first frame and lag like the original's `LMGen`.
         guidance: classifier-free guidance for all rows.
         sinks: first columns of a conversation that stay visible when the window has passed them.
+        kv: "int8" to hold keys and values in 8 bits.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class TokenLoop:
         lmgen_compatible: bool = False,
         guidance: Guidance | None = None,
         sinks: int = 0,
+        kv: str | None = None,
     ):
         if rows < 1:
             raise ValueError(f"`rows` must be at least 1, got {rows}.")
@@ -121,7 +123,7 @@ class TokenLoop:
             None if both.cross is None else model.temporal.cross_keys_values(both.cross.to(model.dtype))
         )
         self.state = TokenState(
-            ring=model.init_state(rows * halves, sinks=sinks),
+            ring=model.init_state(rows * halves, sinks=sinks, kv=kv),
             depth=None if model.depth_decoder is None else model.depth_decoder.init_state(rows * halves),
             settings=RowSettings.create(rows, device),
             columns=torch.full((rows, len(config.delays), self.depth_columns), FREE, device=device),

@@ -13,20 +13,34 @@ arXiv 2309.17453). As there, positions are those within what is seen: sinks stan
 distance is ever larger than the ones the window has anyway. A query at position q sees sink s at the distance
 min(q - s, sinks + window - 1 - s): its true one until the window has left the sinks behind. With their original
 positions instead, distances would grow without bound, to ones that no training has shown to the model.
+
+A ring may hold its keys and values in 8 bits, with a scale for each head and position. A number is rounded once, when
+it comes in; what any query reads is the rounded one, the newest position's too, however the stream is cut.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..errors import AizuchiError
 from ..kernels.stack import FEW, FusedStack, Past, try_fused, wanted
 from ..kernels.weights import Prepared
 from .layers import rotary_angles, rotate
+from .quantized import to_int8
 from .state import State, keep_inactive, row_tensor
+
+KV_KINDS = ("int8",)
+
+
+def check_kv(kind: str | None) -> str | None:
+    """``kind``, or an AizuchiError that names the known ones."""
+    if kind is not None and kind not in KV_KINDS:
+        raise AizuchiError(f"`kv` must be None or {', '.join(map(repr, KV_KINDS))}, not {kind!r}")
+    return kind
 
 
 class Plan(Protocol):
@@ -70,6 +84,10 @@ class RingCache(State):
     values: list[Tensor]
     key_positions: Tensor = row_tensor(reset=-1)  # (rows, capacity) int64, -1 = empty
     offset: Tensor = row_tensor()  # (rows,) int64, tokens seen so far
+    # (rows, kv_heads, capacity) bfloat16, one a layer, where keys and values are int8; none where they are not
+    key_scales: list[Tensor] = field(default_factory=list)
+    value_scales: list[Tensor] = field(default_factory=list)
+    dtype: torch.dtype = torch.float32  # in which keys and values are read
     window: int = 0
     chunk: int = 1
     sinks: int = 0  # first positions that stay, in the first slots
@@ -92,22 +110,33 @@ class RingCache(State):
         dtype: torch.dtype | None = None,
         sinks: int = 0,
         rope_theta: float = 0.0,
+        kv: str | None = None,
     ) -> RingCache:
         """An empty ring.
 
         Args:
             capacity: overrides ``sinks + window + chunk - 1`` (to reproduce a reference's shorter ring).
             sinks: first positions of a row that stay visible. rope_theta: what keys are turned by; needed for them.
+            kv: "int8" to hold keys and values in 8 bits, else they are held in ``dtype``.
         """
         if sinks < 0:
             raise ValueError(f"`sinks` must not be negative, got {sinks}.")
         capacity = sinks + window + chunk - 1 if capacity is None else capacity
         shape = (rows, kv_heads, capacity, head_dim)
+        dtype = dtype or torch.get_default_dtype()
+
+        def make(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+            return [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+
+        narrow = check_kv(kv) is not None
         return cls(
-            keys=[torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)],
-            values=[torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)],
+            keys=make(shape, torch.int8 if narrow else dtype),
+            values=make(shape, torch.int8 if narrow else dtype),
             key_positions=torch.full((rows, capacity), -1, device=device, dtype=torch.long),
             offset=torch.zeros(rows, device=device, dtype=torch.long),
+            key_scales=make(shape[:3], torch.bfloat16) if narrow else [],
+            value_scales=make(shape[:3], torch.bfloat16) if narrow else [],
+            dtype=dtype,
             window=window,
             chunk=chunk,
             sinks=sinks,
@@ -117,6 +146,12 @@ class RingCache(State):
     @property
     def capacity(self) -> int:
         return self.key_positions.shape[1]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values, and of their scales."""
+        tensors = (*self.keys, *self.values, *self.key_scales, *self.value_scales)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @property
     def turning(self) -> int:
@@ -173,6 +208,30 @@ class RingCache(State):
             positions < self.sinks, positions, self.sinks + (positions - self.sinks) % self.turning
         )
 
+    def held(self, layer: int, keys: Tensor, values: Tensor) -> Held:
+        """New keys and values (rows, kv_heads, T, head_dim) as this ring holds them."""
+        if not self.key_scales:
+            return [(self.keys[layer], keys)], [(self.values[layer], values)]
+        pairs = []
+        for new, buffer, scales in (
+            (keys, self.keys[layer], self.key_scales[layer]),
+            (values, self.values[layer], self.value_scales[layer]),
+        ):
+            levels, scale = to_int8(new)  # scales are bfloat16 numbers
+            pairs.append([(buffer, levels), (scales, scale.to(scales.dtype))])
+        return pairs[0], pairs[1]
+
+    def widen(self, parts: list[Tensor]) -> Tensor:
+        """What is held, as numbers: a tensor itself, or levels and scales."""
+        if len(parts) == 1:
+            return parts[0]
+        levels, scale = parts
+        return levels.to(self.dtype) * scale.to(self.dtype)[..., None]
+
+
+# Keys, and values: buffers of a layer, each with what is new for it.
+Held = tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]
+
 
 @dataclass
 class SinkWrite:
@@ -198,16 +257,20 @@ class RingPlan:
     )
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        ring_keys, ring_values = self.ring.keys[layer], self.ring.values[layer]
-        if self.first is not None:
-            for buffer, new in ((ring_keys, keys), (ring_values, values)):
-                _write(buffer, self.first.slots, new[:, :, : self.ring.sinks], self.first.allowed)
-        seen = ring_keys, ring_values
-        if self.beside:
-            seen = torch.cat([ring_keys, keys], dim=2), torch.cat([ring_values, values], dim=2)
-        for buffer, new in ((ring_keys, keys), (ring_values, values)):
-            _write(buffer, self.slots, new[:, :, -self.slots.shape[1] :], self.guarded)
-        return self._with_sinks(*seen) if self.ring.sinks else seen
+        ring = self.ring
+        both = ring.held(layer, keys, values)
+        seen = []
+        for held in both:
+            if self.first is not None:
+                for buffer, new in held:
+                    _write(buffer, self.first.slots, new[:, :, : ring.sinks], self.first.allowed)
+            if self.beside:
+                seen.append(ring.widen([torch.cat([buffer, new], dim=2) for buffer, new in held]))
+            for buffer, new in held:
+                _write(buffer, self.slots, new[:, :, -self.slots.shape[1] :], self.guarded)
+            if not self.beside:
+                seen.append(ring.widen([buffer for buffer, _ in held]))
+        return self._with_sinks(*seen) if ring.sinks else (seen[0], seen[1])
 
     def sink_mask(self, seen: Tensor, updated: Tensor) -> Tensor:
         """The mask where there are sinks, for keys in the order of `_with_sinks`; makes ``turns`` too.

@@ -19,8 +19,8 @@ from ..engine.duplex import StepOutput
 class EchoEngine(DuplexEngine):
     """`DuplexEngine` whose rows say, ``lag`` steps later, what they heard; the text is the model's."""
 
-    def __init__(self, model: Any, rows: int = 1):
-        super().__init__(model, rows)
+    def __init__(self, model: Any, rows: int = 1, **options: Any):
+        super().__init__(model, rows, **options)
         self._held: list[deque[Tensor]] = [deque() for _ in range(rows)]
 
     def join(self, row: int | None = None, sampling: Sampling | None = None) -> int:

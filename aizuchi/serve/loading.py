@@ -26,12 +26,18 @@ class Served:
 
 
 def load_served(
-    name: str | None, dtype: Any = None, device: str = "cpu", quantize: str | None = None, rows: int = 1
+    name: str | None,
+    dtype: Any = None,
+    device: str = "cpu",
+    quantize: str | None = None,
+    rows: int = 1,
+    engine: dict[str, Any] | None = None,
 ) -> Served:
     """A model by name: a folder, a hub repository, "random", or None for the embedded one (random without it).
 
     Raises:
-        AizuchiError: there is none, or it and ``rows`` rows do not fit into memory; nothing is loaded then.
+        AizuchiError: there is none, or it and ``rows`` rows (an engine's of these options) do not fit into memory;
+            nothing is loaded then.
     """
     if name is None:
         try:
@@ -41,7 +47,7 @@ def load_served(
     if name == RANDOM:
         from ..models.presets import random_model
 
-        check_preset("mini", rows, dtype, quantize, device)
+        check_preset("mini", rows, dtype, quantize, device, **(engine or {}))
         model = random_model("mini", dtype=dtype).to(device)
         if quantize is not None:
             quantize_model(model, quantize)
@@ -51,7 +57,7 @@ def load_served(
         import torch
 
         dtype = torch.float32
-    check_checkpoint(name, rows, dtype, quantize, device)
+    check_checkpoint(name, rows, dtype, quantize, device, engine)
     loaded = load(name, dtype=dtype, device=device, quantize=quantize)
     short = name.rstrip("/").split("/")[-1]
     return Served(loaded.model, loaded.tokenizer, short, loaded.description)

@@ -40,6 +40,7 @@ class Scheduler(Seats):
         threads: CPU threads of the model; None leaves torch's choice.
         listener: is called in the engine's thread and must not block.
         echo: callers hear themselves, after the model's own time; see `echo`.
+        engine: options of `DuplexEngine`, such as ``kv`` and ``sinks``.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Scheduler(Seats):
         threads: int | None = None,
         listener: Listener | None = None,
         echo: bool = False,
+        engine: dict[str, Any] | None = None,
     ):
-        super().__init__(model, tokenizer, rows, limits, metrics, listener, echo)
+        super().__init__(model, tokenizer, rows, limits, metrics, listener, echo, engine)
         self.threads = threads
         self.alive = True  # False when the model can't run
         self._commands: deque[Callable[[], None]] = deque()

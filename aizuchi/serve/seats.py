@@ -52,10 +52,11 @@ class Seats:
         metrics: Metrics | None,
         listener: Listener | None,
         echo: bool = False,
+        engine: dict[str, Any] | None = None,
     ):
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
-        self.engine = (EchoEngine if echo else DuplexEngine)(model, rows)
+        self.engine = (EchoEngine if echo else DuplexEngine)(model, rows, **(engine or {}))
         self.echo = echo
         self.model, self.tokenizer = model, tokenizer
         self.frame_size, self.rate = self.engine.frame_size, model.config.audio_encoder_config.sampling_rate

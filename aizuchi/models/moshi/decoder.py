@@ -92,11 +92,18 @@ class MoshiModel(MoshiPreTrainedModel):
         self.embed_tokens = value
 
     def init_state(
-        self, rows: int, device: Any = None, dtype: Any = None, chunk: int = 1, sinks: int = 0
+        self,
+        rows: int,
+        device: Any = None,
+        dtype: Any = None,
+        chunk: int = 1,
+        sinks: int = 0,
+        kv: str | None = None,
     ) -> RingCache:
         """An empty ring over ``sliding_window`` frames for ``rows`` conversations.
 
-        ``sinks``: first frames that stay visible for good, beside the window.
+        ``sinks``: first frames that stay visible for good, beside the window. ``kv``: "int8" to hold keys and values
+        in 8 bits.
         """
         config = self.config
         ring = RingCache.create(
@@ -110,6 +117,7 @@ class MoshiModel(MoshiPreTrainedModel):
             dtype=dtype or self.dtype,
             sinks=sinks,
             rope_theta=config.rope_theta,
+            kv=kv,
         )
         ring.fused = prepared(
             self, "layers", lambda: fused_temporal(self), [*self.parameters(), *self.buffers()]
