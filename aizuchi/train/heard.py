@@ -63,3 +63,11 @@ def heard_classes(sources: Sequence[Any]) -> int:
             f"(heard_classes of the sources: {sorted(found)})"
         )
     return found.pop()
+
+
+@torch.no_grad()
+def mute_codebooks(model: Any, heard: int) -> None:
+    """Let codes of all but the first ``heard`` codebooks of the user embed as zero."""
+    config = model.config
+    for table in model.embed_tokens[config.num_model_codebooks + heard : config.num_input_codebooks]:
+        table.weight[: config.audio_vocab_size] = 0  # but not the initial token

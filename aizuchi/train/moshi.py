@@ -24,10 +24,11 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
 from .checkpoints import save_model, writing_model
-from .heard import HeardHead, heard_classes, heard_sums, heard_weights
+from .heard import HeardHead, heard_classes, heard_sums, heard_weights, mute_codebooks
 from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
+from .optimizer import make_optimizer
 from .run import TrainingRun, Values
 from .schedule import lr_scale
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
@@ -382,54 +383,3 @@ class MoshiTrainer(TrainingRun):
         elif not last:
             return self.accelerator.no_sync(self.model)
         return contextlib.nullcontext()
-
-
-@torch.no_grad()
-def mute_codebooks(model: Any, heard: int) -> None:
-    """Let codes of all but the first ``heard`` codebooks of the user embed as zero."""
-    config = model.config
-    for table in model.embed_tokens[config.num_model_codebooks + heard : config.num_input_codebooks]:
-        table.weight[: config.audio_vocab_size] = 0  # but not the initial token
-
-
-def make_optimizer(model: Any, config: MoshiTraining, text_alone: bool = False) -> torch.optim.Optimizer:
-    """AdamW with groups for temporal, depth and text parts; norms and biases do not decay.
-
-    ``text_alone``: of the steps that learn from text alone: for all that text goes through, at their one rate.
-    """
-    settings = config.optimizer
-    if text_alone:
-        assert config.text_only is not None
-        rate = config.text_only.learning_rate or settings.learning_rate
-        rates = {"temporal": rate, "text": rate}
-    else:
-        rates = {
-            "temporal": settings.learning_rate,
-            "text": settings.learning_rate * settings.text_scale,
-            "depth": settings.depth_learning_rate or settings.learning_rate,
-        }
-    groups: dict[tuple[str, bool], list[Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = "temporal"
-        if name.startswith("depth_decoder."):
-            part = "depth"
-        elif name.startswith(("decoder.model.embed_tokens.", "decoder.lm_head.")):
-            part = "text"
-        if text_alone and not name.startswith("decoder."):
-            continue
-        groups.setdefault((part, parameter.dim() > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": rates[part],
-                "weight_decay": settings.weight_decay if decays else 0.0,
-                "part": part,
-            }
-            for (part, decays), parameters in sorted(groups.items())
-        ],
-        betas=tuple(settings.betas),
-        eps=settings.eps,
-    )
