@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+QUIET = 1e-2  # -40 dBFS: what is below stays below
+SLOPE = 0.2  # of the leaky rectifiers
+
 
 class SpectrogramDiscriminator(nn.Module):
     """2-D convolutions over the real and imaginary parts of one short-time Fourier transform."""
@@ -34,13 +37,19 @@ class SpectrogramDiscriminator(nn.Module):
         dilation: tuple[int, int] = (1, 1),
     ) -> nn.Module:
         padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation))
-        return weight_norm(nn.Conv2d(inside, outside, kernel, stride, padding, dilation))
+        conv = nn.Conv2d(inside, outside, kernel, stride, padding, dilation)
+        # torch's own start shrinks what goes through six layers to a hundredth, and hundreds of steps are lost
+        nn.init.kaiming_normal_(conv.weight, a=SLOPE)
+        return weight_norm(conv)
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, channels, S) -> scores (B, 1, T, F) and the inner layers' outputs."""
         batch, channels, _ = wave.shape
+        wave = wave.float()
+        # of one loudness: quiet speech would hardly stir the layers, and nothing would be learned from it
+        wave = wave / wave.square().mean((1, 2), keepdim=True).sqrt().clamp(min=QUIET)
         spectrum = torch.stft(
-            wave.flatten(0, 1).float(),
+            wave.flatten(0, 1),
             self.window,
             hop_length=self.window // 4,
             window=self.hann,
@@ -50,7 +59,7 @@ class SpectrogramDiscriminator(nn.Module):
         x = x.permute(0, 3, 2, 1).reshape(batch, 2 * channels, x.shape[2], x.shape[1])
         inner = []
         for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = F.leaky_relu(layer(x), SLOPE)
             inner.append(x)
         return self.out(x), inner
 

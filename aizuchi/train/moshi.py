@@ -24,6 +24,7 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
 from .checkpoints import save_model, writing_model
+from .disturb import drop_updates
 from .heard import HeardHead, heard_classes, heard_sums, heard_weights, mute_codebooks
 from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
@@ -70,6 +71,8 @@ class MoshiTrainer(TrainingRun):
             model.float()
         if config.data.user_codebooks is not None:
             mute_codebooks(model, config.data.user_codebooks)
+        if config.dropout:
+            drop_updates(model.decoder.model.layers, config.dropout)
         model.train()
         model.config.use_cache = False
         if config.gradient_checkpointing:
@@ -109,6 +112,7 @@ class MoshiTrainer(TrainingRun):
             Pieces(texts, config.text_only.frames, config.seed) if config.text_only is not None else None,
             0.0 if config.text_only is None else config.text_only.share,
             config.user_mask,
+            config.user_warp,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0
@@ -286,6 +290,11 @@ class MoshiTrainer(TrainingRun):
         """Read what `write_state` wrote."""
         self._load_model(folder)
         if self.heard is not None:
+            if not (folder / "heard.pt").exists():
+                raise AizuchiError(
+                    f"{folder} was written without loss.heard_weight: set it to 0, or start a run from its model "
+                    "(checkpoint: FOLDER, another output)"
+                )
             heard = torch.load(folder / "heard.pt", map_location="cpu", weights_only=True)
             self.accelerator.unwrap_model(self.heard).load_state_dict(heard)
         for name, optimizer in self.optimizers.items():

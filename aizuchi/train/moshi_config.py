@@ -128,9 +128,10 @@ class MoshiTraining:
     codec: a trained Mimi for a model from scratch. tokenizer: a SentencePiece file or a folder, kept with the model.
     batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
     what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
-    user_mask: share of frames whose user is hidden. sample_seconds: length of the audio samples. device: auto or cpu.
-    shard: cut weights, gradients and optimizer states up over the processes (FSDP2), for models that one GPU does not
-    hold.
+    user_mask: share of frames whose user is hidden. user_warp: share of frames at which the user's stream halts or
+    skips one. dropout: share of what the temporal layers add to their input that is dropped. sample_seconds: length
+    of the audio samples. device: auto or cpu. shard: cut weights, gradients and optimizer states up over the
+    processes (FSDP2), for models that one GPU does not hold.
     """
 
     output: str
@@ -152,6 +153,8 @@ class MoshiTraining:
     seed: int = 0
     text_mask: float = 0.0
     user_mask: float = 0.0
+    user_warp: float = 0.0
+    dropout: float = 0.0
     precision: str = "fp32"
     gradient_checkpointing: bool = False
     shard: bool = False
@@ -182,7 +185,7 @@ class MoshiTraining:
             self.data.user_codebooks is None or self.data.user_codebooks >= 1,
             "data.user_codebooks is at least 1",
         )
-        for name in ("text_mask", "user_mask"):
+        for name in ("text_mask", "user_mask", "user_warp", "dropout"):
             check(
                 0 <= getattr(self, name) <= 1, f"{name} is a share between 0 and 1, not {getattr(self, name)}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from aizuchi.data.dialogues import parse_sources
 from aizuchi.data.shards import ShardFolder
 from aizuchi.errors import AizuchiError
 
+from .disturb import hide_frames, warp_frames
 from .order import item_at, keyed_generator
 
 _BLOCK = 1000  # positions within which sources have exactly their shares
@@ -216,9 +217,10 @@ class StepBatches(torch.utils.data.Dataset):
     """Optimizer steps by number: the micro-batches of one process.
 
     The rows of step n are the positions n * batch_size and on, whatever the number of processes and the size of a
-    micro-batch, and so is what is masked in them: the text of a share ``text_mask`` of the rows, the user's codes of a
-    share ``user_mask`` of the frames. With ``texts``, a share of the steps, evenly spread, has rows of
-    text alone, whose batches have no codebooks; either kind of step has positions of its own.
+    micro-batch, and so is what is masked in them: the text of a share ``text_mask`` of the rows, the user's codes
+    of a share ``user_mask`` of the frames; at a share ``user_warp`` of them the user halts or skips a frame. With
+    ``texts``, a share of the steps, evenly spread, has rows of text alone, whose batches have no codebooks; either
+    kind of step has positions of its own.
     """
 
     def __init__(
@@ -233,6 +235,7 @@ class StepBatches(torch.utils.data.Dataset):
         texts: Pieces | None = None,
         share: float = 0.0,
         user_mask: float = 0.0,
+        user_warp: float = 0.0,
     ):
         if batch_size % (micro * world):
             raise AizuchiError(
@@ -240,7 +243,8 @@ class StepBatches(torch.utils.data.Dataset):
                 f"processes ({world})"
             )
         self.pieces, self.batch_size, self.micro = pieces, batch_size, micro
-        self.codebooks, self.text_mask, self.user_mask = codebooks, text_mask, user_mask
+        self.codebooks, self.text_mask = codebooks, text_mask
+        self.user_mask, self.user_warp = user_mask, user_warp
         self.rank, self.rows = rank, batch_size // world
         self.texts, self.share = texts, share if texts is not None else 0.0
 
@@ -265,10 +269,12 @@ class StepBatches(torch.utils.data.Dataset):
     def _row(self, position: int) -> TokenDialogue:
         row = self.pieces.draw(position)
         if self.text_mask and keyed_generator(self.pieces.seed, "mask", position).random() < self.text_mask:
-            row = TokenDialogue(np.full_like(row.text, -1), row.model, row.user, row.heard)
+            row = replace(row, text=np.full_like(row.text, -1))
+        if self.user_warp:
+            rng = keyed_generator(self.pieces.seed, "warp", position)
+            user, heard = warp_frames(row.user, row.heard, self.user_warp, rng)
+            row = replace(row, user=user, heard=heard)
         if self.user_mask:
-            hidden = (
-                keyed_generator(self.pieces.seed, "user", position).random(len(row.text)) < self.user_mask
-            )
-            row = TokenDialogue(row.text, row.model, np.where(hidden, -1, row.user), row.heard)
+            rng = keyed_generator(self.pieces.seed, "user", position)
+            row = replace(row, user=hide_frames(row.user, self.user_mask, rng))
         return row
