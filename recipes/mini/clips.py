@@ -33,6 +33,7 @@ from recipes.mini.voices import (
 
 FORMAT = 1
 CLIPS_PER_SHARD = 40
+LISTENING = 10_000  # from this number on a shard holds words in any order, see `recipes.mini.listening`
 SPEEDS = (0.85, 1.2)
 _PADDING = np.zeros(RATE // 50, np.float32)  # between clips, so that a decoder's edge touches none
 
@@ -104,12 +105,27 @@ def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
             mixes[mix] += 1
 
 
+def listening_plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
+    """Shards of words in any order, in rounds: one of every plain Kokoro voice and of ten new mixes."""
+    rng, mixes = random.Random(f"{seed}/listening"), defaultdict(int)
+    for number in range(rounds):
+        for voice in training_voices("kokoro"):
+            yield Shard(voice, LISTENING + number)
+        for _ in range(10):
+            mix = draw_mix(rng)
+            yield Shard(mix, LISTENING + mixes[mix])
+            mixes[mix] += 1
+
+
 def shard_utterances(shard: Shard, seed: int, size: int = CLIPS_PER_SHARD) -> list[tuple[Utterance, float]]:
     """What a shard says, with the speed of each clip: every kind by its weight, no text twice.
 
-    One in twelve is a sentence of a long turn and one in twenty a backchannel.
+    One in twelve is a sentence of a long turn and one in twenty a backchannel. From number LISTENING on all are words
+    in any order.
     """
     rng = random.Random(f"{seed}/{shard.voice}/{shard.number}")
+    if shard.number >= LISTENING:
+        return [(draw(rng, "mixed"), round(rng.uniform(*SPEEDS), 3)) for _ in range(size)]
     kinds = ["story"] * (size // 12) + ["backchannel"] * (size // 20)
     total, offset = sum(WEIGHTS.values()), rng.random()
     wanted = size - len(kinds)

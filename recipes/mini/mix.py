@@ -7,6 +7,7 @@ echo. `aizuchi.data.augment` dirties the user's channel afresh each time the aud
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from aizuchi.data.dialogues import write_dialogue
 from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
 from aizuchi.files import write_text
 from recipes.mini.clips import ClipLibrary
-from recipes.mini.dialogues import Source, write_script
+from recipes.mini.dialogues import NoUtterance, Source, write_script
+from recipes.mini.listening import write_listening
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
 from recipes.mini.sources import RECORDED, draw_source, read_recording
@@ -164,6 +166,18 @@ def mixed_dialogue(
     name = f"{seed}/{number}"
     source = source or draw_source(random.Random(f"user/{name}"), library, files)
     return render(write_script(name, source), library)
+
+
+def mixed_listening(number: int, seed: int, library: ClipLibrary | None) -> Mixed:
+    """Number `number` of an endless list of users who speak while the model listens, see `recipes.mini.listening`."""
+    name = f"{seed}/{number}"
+    for attempt in itertools.count():
+        source = draw_source(random.Random(f"listening/{name}/{attempt}"), library, [], listening=True)
+        try:
+            return render(write_listening(name, source), library)
+        except NoUtterance:
+            continue
+    raise AssertionError
 
 
 def mixed_dialogues(

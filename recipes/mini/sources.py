@@ -35,6 +35,8 @@ class ClipSource:
         """See `recipes.mini.dialogues.Source`; raises NoUtterance if the voice never said anything of the kind."""
         if kind is None:
             kinds = [k for k in WEIGHTS if self.kinds.get(k)]
+            if not kinds:
+                raise NoUtterance("phrase")
             kind = self.rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
         return self._take(self.kinds.get(kind, []), kind)
 
@@ -107,7 +109,11 @@ def read_recording(path: str) -> Spoken:
 
 
 def draw_source(
-    rng: random.Random, library: ClipLibrary | None, files: list[Path], fresh_hibari: bool = True
+    rng: random.Random,
+    library: ClipLibrary | None,
+    files: list[Path],
+    fresh_hibari: bool = True,
+    listening: bool = False,
 ):
     """A user for a dialogue, by SHARES; what is not there gives its share to the rest.
 
@@ -115,6 +121,7 @@ def draw_source(
         rng: draws voice and factor.
         library: the clip cache; None leaves hibari, spoken on the fly.
         files: recorded commands for training.
+        listening: voices that only ever said words in any order will do.
         fresh_hibari: speak hibari users on the fly, all words fresh, even if the library has clips of it.
     """
     groups: dict[str, list[str]] = {"kokoro": [], "hibari": [ASSISTANT], "classic": [], RECORDED: [RECORDED]}
@@ -122,7 +129,7 @@ def draw_source(
         del groups[RECORDED]
     for voice in library.voices if library else []:
         engine = voice.split(":")[0]
-        if engine != "hibari":
+        if engine != "hibari" and (listening or not library or WEIGHTS.keys() & library.by_voice[voice]):
             groups["kokoro" if engine == "kokoro" else "classic"].append(voice)
     groups = {name: voices for name, voices in groups.items() if voices}
     group = rng.choices(list(groups), [SHARES[name] for name in groups])[0]

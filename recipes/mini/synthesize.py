@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
-from recipes.mini.clips import CLIPS_PER_SHARD, Shard, make_shard, plan
+from recipes.mini.clips import CLIPS_PER_SHARD, Shard, listening_plan, make_shard, plan
 from recipes.mini.command import run_command
 
 RUNS = Path("runs/mini")
@@ -40,7 +40,7 @@ def make_clips(args: argparse.Namespace) -> int:
     )
 
     def todo() -> Iterator[Shard]:
-        for shard in plan(args.seed):
+        for shard in (listening_plan if args.listening else plan)(args.seed):
             engine = shard.voice.split(":")[0]
             if args.engines and engine not in args.engines or engine in skipped:
                 continue
@@ -193,6 +193,9 @@ def build_parser() -> argparse.ArgumentParser:
     clips.add_argument("--minutes", type=float, help="stop after this many minutes of work")
     clips.add_argument(
         "--engines", nargs="*", metavar="E", help="only these of hibari kokoro flite pico festival"
+    )
+    clips.add_argument(
+        "--listening", action="store_true", help="words in any order, Kokoro's voices, instead of phrases"
     )
     clips.add_argument("--size", type=int, default=CLIPS_PER_SHARD, help=argparse.SUPPRESS)
     clips.set_defaults(run=make_clips)

@@ -40,6 +40,7 @@ RUNS = Path("runs/mini")
 SEED = 11
 DIALOGUES = 40  # in a shard, some 25 minutes
 VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
+LISTENING = 20_000_000  # and from here on of users who speak while the model only listens
 FORMAT = 2
 HEARD = "heard.txt"
 # The user's channel: what a laptop or a phone in a room picks up.
@@ -117,13 +118,16 @@ def train_vocabulary(args: argparse.Namespace) -> int:
 
 def make_sound(work: tuple[int, Path], means: tuple[Any, list[Path], int]) -> float:
     """Mix and augment the dialogues of one shard; returns the seconds it holds."""
-    from recipes.mini.mix import mixed_dialogue
+    from recipes.mini.mix import mixed_dialogue, mixed_listening
 
     shard, path = work
     library, files, seed = means
     waves, about = [], []
     for number in range(shard, shard + DIALOGUES):
-        mixed = mixed_dialogue(number, seed, library, files)
+        if number >= LISTENING:
+            mixed = mixed_listening(number, seed, library)
+        else:
+            mixed = mixed_dialogue(number, seed, library, files)
         rng = np.random.default_rng([seed, number])
         user = AUGMENT(mixed.audio[1], mixed.audio[0], rng)
         # a silence in front, so that conversations don't all begin at once
@@ -162,12 +166,13 @@ def _sound_means(clips: Path, commands: str | None, seed: int) -> tuple[Any, lis
 def make_sounds(args: argparse.Namespace) -> int:
     """Mix shards of dialogues, `DIALOGUES` each; those that are there are kept."""
     work = []
-    for part, count, first in (("train", args.shards, 0), ("valid", args.valid, VALIDATION)):
+    parts = (("train", args.shards, 0), ("valid", args.valid, VALIDATION), ("listen", args.listen, LISTENING))
+    for part, count, first in parts:
         for i in range(count):
             path = args.out / part / f"{i:05d}.json"
             if not path.exists():
                 work.append((first + i * DIALOGUES, path))
-    work.sort(key=lambda w: (w[0] % VALIDATION, w[0]))  # some of the validation early
+    work.sort(key=lambda w: (w[0] % VALIDATION, w[0]))  # some of every part early
     means = functools.partial(_sound_means, args.clips, args.commands, args.seed)
     return _work(make_sound, work, means, args.jobs)
 
@@ -221,7 +226,9 @@ def encode_sounds(args: argparse.Namespace) -> int:
         "heard_words": hashlib.sha256(" ".join(heard.words).encode()).hexdigest()[:16],
     }
     status = 0
-    for part in ("train", "valid"):
+    for part in ("train", "valid", "listen"):
+        if part == "listen" and not (args.sound / part).exists():
+            continue
         folder = args.out / part
         folder.mkdir(parents=True, exist_ok=True)
         plan = []
@@ -284,6 +291,12 @@ def build_parser() -> argparse.ArgumentParser:
     sound.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
     sound.add_argument("--shards", type=int, default=60, help="of some 25 minutes (default %(default)s)")
     sound.add_argument("--valid", type=int, default=2, help="shards for validation (default %(default)s)")
+    sound.add_argument(
+        "--listen",
+        type=int,
+        default=20,
+        help="shards of users to whom one only listens (default %(default)s)",
+    )
     sound.add_argument("--seed", type=int, default=SEED, help="default %(default)s")
     sound.set_defaults(run=make_sounds)
     coded = commands.add_parser("encode", help="sound to token shards (resumable)")

@@ -52,8 +52,9 @@ WEIGHTS: dict[str, float] = {
 }
 # Short sounds of a listener; they are answered by nothing.
 BACKCHANNELS = ("Mm-hm.", "Uh-huh.", "Yeah.", "Okay.", "Right.", "I see.")
-# What each extra kind, drawn by name only, is: backchannels of the user and the parts of a long turn.
-EXTRA_KINDS = ("backchannel", "story")
+# What each extra kind, drawn by name only, is: backchannels of the user, the parts of a long turn, and words in any
+# order (`recipes.mini.listening`).
+EXTRA_KINDS = ("backchannel", "story", "mixed")
 _OPENER_WORDS = {opener: normalize(opener) for opener in OPENERS}
 
 
@@ -91,6 +92,10 @@ def draw(rng: random.Random, kind: str | None = None, decorate: float = 0.4) -> 
         return Utterance(
             kind, rng.choice(phrasings.STORY_STARTS + phrasings.STORY_MIDDLES + phrasings.STORY_ENDS)
         )
+    if kind == "mixed":
+        from recipes.mini.listening import draw_mixed
+
+        return draw_mixed(rng)
     if kind not in WEIGHTS:
         raise ValueError(f"kind: {kind!r} is none of {', '.join([*WEIGHTS, *EXTRA_KINDS])}")
     if kind == "other":

@@ -202,6 +202,7 @@ def test_codecs_side_by_side(tmp_path):
     assert table["original"]["SI-SDR"].n == 2
     assert "WER" in table["original"]
     usage = section.tables["Codebooks of toy, 3 codebooks"]
+    assert "Codebooks of toy, 2 codebooks" not in section.tables  # they are the same ones
     assert list(usage) == ["codebook 1", "codebook 2", "codebook 3"]
     assert usage["codebook 1"]["entries used"].n == 26  # 13 frames of each clip
 

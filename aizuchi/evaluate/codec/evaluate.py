@@ -115,10 +115,17 @@ class Comparison:
             codec.name: _row(codec.name, section.items) for codec in self._codecs
         }
         for codec in self._codecs:
-            if codec.name in self._codes:
-                rows = _usage_rows(self._codes[codec.name], codec)
-                section.tables[f"Codebooks of {codec.name}"] = rows
+            codes = self._codes.get(codec.name)
+            # one that is another's first codebooks has nothing of its own to tell
+            if codes and not any(_are_first_of(codes, more) for more in self._codes.values()):
+                section.tables[f"Codebooks of {codec.name}"] = _usage_rows(codes, codec)
         return section
+
+
+def _are_first_of(some: list[np.ndarray], more: list[np.ndarray]) -> bool:
+    return len(some) == len(more) and all(
+        len(a) < len(b) and np.array_equal(a, b[: len(a)]) for a, b in zip(some, more)
+    )
 
 
 class _Meter:

@@ -70,7 +70,8 @@ def describe(item: dict[str, Any]) -> str:
     if kind == "pause_handling":
         return "silent in the pause" if events["silent"] else "speaks in the pause"
     if kind == "silence_and_noise":
-        return f"{events['starts']} false starts" if events["starts"] else "stays silent"
+        starts = events["starts"]
+        return f"{starts} false start{'s' if starts > 1 else ''}" if starts else "stays silent"
     if not events["starts"]:
         return "listens without a sound"
     return f"speaks {events['starts']} times, {events['hits']} of them at a place for it"

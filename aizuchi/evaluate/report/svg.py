@@ -60,7 +60,7 @@ def timeline(
         starts = [start for start, _ in spans] + [duration]
         for k, (start, end) in enumerate(spans):
             said = " ".join(w for w, a, b in words[i] if min(b, end) - max(a, start) > 0 or start <= a < end)
-            room = int((x(starts[k + 1]) - x(start)) / 5.6) - 1
+            room = int((x(starts[k + 1]) - x(start)) / 6) - 1
             if said and room >= 3:
                 text = said if len(said) <= room else said[: room - 1].rstrip() + "…"
                 parts.append(f'<text class="word" x="{x(start) + 2:.1f}" y="{y + 35}">{escape(text)}</text>')
@@ -85,6 +85,7 @@ def histogram(
     """
     values = [value for _, _, some in series for value in some if math.isfinite(value)]
     height, base, top = 190, 150, 22
+    highest = top + (14 if lines else 0)  # the names of lines stand above the bars
     parts = [_open(height, "histogram", f"histogram of {label}")]
     if not values:
         return "".join(
@@ -103,7 +104,7 @@ def histogram(
     for i, ((name, kind, some), count) in enumerate(zip(series, counts)):
         for k, number in enumerate(count):
             if number:
-                size = (base - top) * number / peak
+                size = (base - highest) * number / peak
                 width = scale * step * share - 1
                 left = x(edges[k]) + i * scale * step * share
                 parts.append(
@@ -118,7 +119,7 @@ def histogram(
             parts.append(f'<line class="mark" x1="{x(value)}" y1="{top}" x2="{x(value)}" y2="{base}"/>')
             parts.append(f'<text class="small" x="{x(value) + 3:.1f}" y="{top + 9}">{escape(name)}</text>')
     parts.append(f'<line class="rule" x1="40" y1="{base}" x2="{WIDTH - 20}" y2="{base}"/>')
-    parts.append(f'<text class="small right" x="34" y="{top + 8}">{peak}</text>')
+    parts.append(f'<text class="small right" x="34" y="{highest + 8}">{peak}</text>')
     parts.append(f'<text class="small right" x="34" y="{base}">0</text>')
     for tick in _ticks(low, high):
         parts.append(f'<text class="small middle" x="{x(tick)}" y="{base + 14}">{tick:g}</text>')
@@ -148,16 +149,36 @@ def scatter(points: Sequence[tuple[str, str, float, float]], x_label: str, y_lab
     for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200):
         if low <= math.log(tick) <= high:
             parts.append(f'<text class="small middle" x="{x(tick):.1f}" y="{base + 15}">{tick:g}</text>')
+    taken: list[tuple[float, float, float, float]] = [
+        (x(p[2]) - 6, x(p[2]) + 6, y(p[3]) - 6, y(p[3]) + 6) for p in some
+    ]
     for name, kind, px, py in some:
         parts.append(f'<circle class="{kind}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="5"/>')
-        anchor = "right" if x(px) > WIDTH - 180 else ""
-        shift = -9 if anchor else 9
-        parts.append(
-            f'<text class="small {anchor}" x="{x(px) + shift:.1f}" y="{y(py) + 4:.1f}">{escape(name)}</text>'
-        )
+        at, line, anchor, box = _free_place(x(px), y(py), 6.2 * len(name), taken, base)
+        taken.append(box)
+        parts.append(f'<text class="small {anchor}" x="{at:.1f}" y="{line:.1f}">{escape(name)}</text>')
     parts.append(f'<text class="small middle" x="{WIDTH / 2}" y="{base + 33}">{escape(x_label)}</text>')
-    parts.append(f'<text class="small" x="2" y="10">{escape(y_label)}</text></svg>')
+    parts.append(f'<text class="small" x="46" y="10">{escape(y_label)}</text></svg>')
     return "".join(parts)
+
+
+Box = tuple[float, float, float, float]  # left, right, top, bottom
+
+
+def _free_place(
+    x: float, y: float, width: float, taken: Sequence[Box], base: float
+) -> tuple[float, float, str, Box]:
+    """Where the name of a point goes so that it hides no other: x, y, the class of its anchor, and its box."""
+    places = []
+    for rise in (4, -10, 18, -24, 32, -38, 46):
+        places.append((x + 9, y + rise, "", (x + 9, x + 9 + width, y + rise - 11, y + rise + 2)))
+        places.append((x - 9, y + rise, "right", (x - 9 - width, x - 9, y + rise - 11, y + rise + 2)))
+    places = [p for p in places if 46 <= p[3][0] and p[3][1] <= WIDTH - 4 and p[3][3] <= base + 4] or places
+
+    def hidden(box: Box) -> int:
+        return sum(box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken)
+
+    return min(places, key=lambda place: hidden(place[3]))
 
 
 def _open(height: int, kind: str, label: str, **data: float) -> str:

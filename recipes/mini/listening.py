@@ -1,0 +1,76 @@
+"""Speech to learn words from, apart from what is asked with them: pieces of phrases in any order, without a pause.
+
+A model that hears only whole phrases guesses a word from its phrase, and is lost when the phrase is new. Here nothing
+can be guessed. The user does not stop before the end, so the model has nothing to say: it only listens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+
+from recipes.mini.dialogues import NoUtterance, Source
+from recipes.mini.normalize import normalize
+from recipes.mini.script import Event, Script
+from recipes.mini.utterances import Utterance, draw
+
+MIXED = "mixed"  # the kind of such an utterance
+GAP = (0.03, 0.2)  # seconds between utterances: less than the model waits before it answers
+TAIL = 0.1
+
+
+def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utterance:
+    """So many words: pieces of one to three, each of another training phrase. No carrier of a held-out question comes
+    in it, be it by chance.
+    """
+    while True:
+        said: list[str] = []
+        wanted = rng.randint(*words)
+        while len(said) < wanted:
+            phrase = [word.strip(".,?!") for word in draw(rng, decorate=0.2).text.split()]
+            length = rng.randint(1, min(3, len(phrase)))
+            at = rng.randint(0, len(phrase) - length)
+            said += [word if word[0] == "I" else word.lower() for word in phrase[at : at + length] if word]
+        text = " ".join(said)
+        if not any(f" {run} " in f" {normalize(text)} " for run in held_out_runs()):
+            return Utterance(MIXED, f"{text[0].upper()}{text[1:]}.")
+
+
+@functools.cache
+def held_out_runs() -> tuple[str, ...]:
+    """Carriers of the held-out questions of two words or more."""
+    from recipes.mini.questions.heldout_templates import HELDOUT_TEMPLATES
+    from recipes.mini.templates import Template
+
+    runs = {r for kind, texts in HELDOUT_TEMPLATES.items() for t in texts for r in Template(kind, t).runs()}
+    return tuple(sorted(run for run in runs if " " in run))
+
+
+def write_listening(seed: str, source: Source, seconds: tuple[float, float] = (15.0, 35.0)) -> Script:
+    """A user who speaks for about so long without a pause, and a model that says nothing. Mixed words where the source
+    has them, at times a whole phrase.
+
+    Raises NoUtterance if it has nothing.
+    """
+    rng = random.Random(f"listening/{seed}")
+    script = Script(seed, source.voice, source.factor, TAIL)
+    target, length = rng.uniform(*seconds), 0.0
+    while length < target:
+        said = None
+        for kind in (MIXED, None) if rng.random() < 0.75 else (None, MIXED):
+            with contextlib.suppress(NoUtterance):
+                said = said or source.say(kind)
+        if said is None:
+            break
+        first = not script.events
+        gap = rng.uniform(0.2, 1.5) if first else rng.uniform(*GAP)
+        event = Event(len(script.events), "user", said.utterance.text, said.utterance.kind, gap=round(gap, 3))
+        event.after = None if first else event.id - 1
+        event.clip, event.speed = said.clip, said.speed
+        script.events.append(event)
+        length += 0.3 * len(event.text.split())
+    if not script.events:
+        raise NoUtterance(MIXED)
+    script.check()
+    return script

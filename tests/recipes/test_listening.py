@@ -1,0 +1,56 @@
+"""Words in any order: apart from the held-out questions, spoken without a pause, answered by nothing."""
+
+import random
+from collections import Counter
+
+import numpy as np
+
+from recipes.mini import mix, sources
+from recipes.mini.clips import LISTENING, ClipLibrary, Shard, listening_plan, make_shard, shard_utterances
+from recipes.mini.dialogues import REPLY_GAP
+from recipes.mini.listening import GAP, MIXED, draw_mixed, held_out_runs, write_listening
+from recipes.mini.normalize import normalize
+from recipes.mini.utterances import draw
+from recipes.mini.voices import is_held_out
+from tests.recipes.test_mix import beeping  # noqa: F401  (voices that beep, for every test here)
+
+
+def test_mixed_words_are_training_words_in_no_held_out_carrier():
+    rng = random.Random(0)
+    texts = [draw_mixed(rng).text for _ in range(1500)]
+    said = [f" {normalize(text)} " for text in texts]
+    assert len(held_out_runs()) > 200 and not any(run in text for text in said for run in held_out_runs())
+    assert len(set(texts)) == len(texts) and all(4 <= len(text.split()) <= 15 for text in texts)
+    words = Counter(word for text in said for word in text.split())
+    assert all(words[word] for word in ("plus", "seven", "opposite", "monday", "march", "spell", "cow"))
+    assert draw(random.Random(4), "mixed") == draw_mixed(random.Random(4))
+
+
+def test_shards_of_mixed_words_have_numbers_of_their_own():
+    voices = [shard for shard, _ in zip(listening_plan(5), range(70))]
+    assert all(shard.number >= LISTENING and not is_held_out(shard.voice) for shard in voices)
+    assert len({(s.voice, s.number) for s in voices}) == 70
+    rows = shard_utterances(Shard("kokoro:af_sky", LISTENING), 5, 7)
+    assert [utterance.kind for utterance, _ in rows] == [MIXED] * 7
+
+
+def test_a_user_speaks_without_a_pause_and_nobody_answers(tmp_path):
+    make_shard(Shard("kokoro:af_sky", LISTENING), tmp_path, 3)
+    library = ClipLibrary(tmp_path)
+    source = sources.ClipSource(random.Random(0), library, "kokoro:af_sky", 1.0)
+    script = write_listening("0", source)
+    assert {event.side for event in script.events} == {"user"} and script.events[0].kind == MIXED
+    assert all(GAP[0] <= event.gap <= GAP[1] < REPLY_GAP[0] for event in script.events[1:])
+    mixed = mix.mixed_listening(7, 1, library)
+    assert not mixed.audio[0].any() and mixed.audio[1].any() and mixed.duration > 8
+    again = mix.mixed_listening(7, 1, library)
+    assert np.array_equal(mixed.audio, again.audio) and mixed.words == again.words
+
+
+def test_a_voice_of_mixed_words_alone_takes_part_in_no_dialogue(tmp_path):
+    make_shard(Shard("kokoro:af_sky", LISTENING), tmp_path, 3)
+    library = ClipLibrary(tmp_path)
+    drawn = [sources.draw_source(random.Random(i), library, []).voice for i in range(40)]
+    assert "kokoro:af_sky" not in drawn
+    heard = [sources.draw_source(random.Random(i), library, [], listening=True).voice for i in range(40)]
+    assert "kokoro:af_sky" in heard
