@@ -13,7 +13,7 @@ from aizuchi.cli import main
 from aizuchi.data.align import AlignOptions, WhisperTranscriber, align_audio, align_files, find_sounds, tidy
 from aizuchi.data.alignments import DataError, check_alignment, read_alignment, write_alignment
 from aizuchi.data.dialogues import check_dialogue, read_dialogues, write_list
-from aizuchi.data.frames import SpokenWord
+from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
 from aizuchi.errors import AizuchiError, MissingDependencyError
 from aizuchi.transcript import Word
 
@@ -172,3 +172,44 @@ def test_the_command_writes_alignments_and_a_list(stereo, tmp_path, capsys, monk
     assert "0 files aligned, 1 had an alignment" in capsys.readouterr().err
     assert main(["data", "check", str(tmp_path / "l.jsonl")]) == 0
     assert len(json.loads(stereo.with_suffix(".json").read_text())["alignments"]) == 3
+
+
+@pytest.mark.slow
+def test_whisper_aligns_two_voices(tmp_path, capsys):
+    """Both channels of synthetic speech with known word times, through the command and a real Whisper."""
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("hibari")
+    from aizuchi.evaluate.recognize import find_whisper
+    from aizuchi.evaluate.synthesize import open_synthesizer
+
+    try:
+        find_whisper()
+    except AizuchiError as error:
+        pytest.skip(str(error))
+    lines = {
+        MAIN_SPEAKER: ("My name is Mini, and I can count for you.", 8.0),
+        USER_SPEAKER: ("Could you tell me what the opposite of the word happy is?", 1.5),
+    }
+    sound, known = np.zeros((2, 15 * RATE), np.float32), {}
+    for row, (speaker, (text, at)) in enumerate(lines.items()):
+        speech = open_synthesizer("hibari" if row == 0 else "hibari:0.9")(text, seed=0)
+        sound[row, round(at * RATE) :][: len(speech.wave)] = speech.wave
+        known[speaker] = [(word.text, at + word.start, at + word.end) for word in speech.words]
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, sound.T, RATE)
+    assert main(["data", "align", str(path), "--language", "en", "--list", str(tmp_path / "l.jsonl")]) == 0
+    assert main(["data", "check", str(tmp_path / "l.jsonl")]) == 0
+    found = read_alignment(path.with_suffix(".json")).words
+    errors = []
+    for speaker, words in known.items():
+        heard = [word for word in found if word.speaker == speaker]
+        plain = [word.text.lower().strip(".,?") for word in heard]
+        assert plain == [text.lower().strip(".,?") for text, _, _ in words]
+        errors += [
+            abs(a - b)
+            for word, (_, start, end) in zip(heard, words)
+            for a, b in ((word.start, start), (word.end, end))
+        ]
+    # a frame of the model is 80 ms
+    assert np.median(errors) < 0.08 and np.quantile(errors, 0.9) < 0.25
+    print(f"median {np.median(errors):.3f} s, 90 % {np.quantile(errors, 0.9):.3f} s")
