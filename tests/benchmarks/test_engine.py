@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aizuchi.engine import DuplexEngine
-from benchmarks import gpu, kv_precision
+from benchmarks import gpu, kv_precision, weight_precision
 from tests.models.moshi.reference import tiny_config, tiny_model
 
 
@@ -58,3 +58,22 @@ def test_8_bit_keys_and_values_are_compared_on_the_same_columns():
     for figures in kv_precision.measure(model, 10).values():
         assert 0 < figures["mean difference"] < figures["largest difference"]
         assert 0 < figures["KL divergence"] and figures["likeliest token the same"] > 0.5
+
+
+def test_fewer_bits_of_weights_are_compared_on_the_same_pieces(monkeypatch):
+    from tests.train.tiny import TokenList, config_of, dialogues, make_model
+
+    model = make_model(config_of("unused")).eval()
+    monkeypatch.setattr("aizuchi.train.tokens.open_sources", lambda _: [(TokenList(dialogues(3)), 1.0)])
+    batches = weight_precision.pieces(model, "", 5, 1000, 1)
+    assert len(batches) == 3
+    exact, likeliest = weight_precision.measure(weight_precision.variant(model, "float32"), batches)
+    text = torch.stack([model(**b).text_loss.detach() for b in batches]).mean()  # padding counts half there
+    assert min(exact["words"], exact["padding"]) < text < max(exact["words"], exact["padding"])
+    differences = []
+    for kind in ("bfloat16", "int8", "int4"):
+        losses, other = weight_precision.measure(weight_precision.variant(model, kind), batches)
+        differences.append(abs(losses["codes"] - exact["codes"]))
+        assert [len(a) for a in other] == [len(a) for a in likeliest]
+    assert 0 < differences[1] < differences[2] < 0.1
+    assert model.config.to_dict().get("aizuchi_quantization") is None  # the model itself stays as it was
