@@ -50,7 +50,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         output=runs / "moshi",
         codec=runs / "codec-bf16",
         tokenizer=runs / "tokenizer.model",
-        data__train=runs / "tokens/train",
+        data__train=f"{runs / 'tokens/train'}:4,{runs / 'tokens/listen'}:1",
         data__valid=runs / "tokens/valid",
     )
     decoder = codec | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
@@ -73,12 +73,14 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
               [*clips, "--engines", "hibari", "--hours", "0.06"]),
+        Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "3"],
+              [*clips, "--listening", "--engines", "hibari"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
         Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
               train("mimi", "codec.yaml", **codec, steps=60, quantizer__start=20, quantizer__init_batches=12, **short)),
         Stage("round", "the codec in bfloat16", rounded, rounded),
         Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "120"],
-              [*sound, "--shards", "1", "--valid", "1"]),
+              [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
         Stage("encode", "token shards", coded, coded),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),
