@@ -1,11 +1,12 @@
 // Causal convolutions over the next positions of streams, what models/mimi/conv.py and seanet.py say, with channels
 // last: the window of an output is then one run of memory, and a convolution is a product of windows and weights.
-// Weights lie in panels of 64 outputs (the last ones 32 or 16): (panel, input, output of the panel), rounded up with
-// zeros; input i is tap * in_channels + channel.
+// Weights lie in panels of 64 outputs (the last ones 32 or 16), rounded up with zeros; input i is tap * in_channels +
+// channel. A panel is (input, output) in float32; in bfloat16 (inputs two by two, output, input of the two), with the
+// inputs rounded up to 32.
 #pragma once
 #include <algorithm>
 
-#include "linear.h"
+#include "tiles.h"
 
 namespace aizuchi {
 
@@ -13,6 +14,9 @@ struct Panels {
   const void* weight;
   int64_t format;  // F32 or BF16
   int64_t out, in;
+  int64_t inputs() const {  // as they are stored
+    return format == BF16 ? (in + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS : in;
+  }
 };
 
 inline int64_t panel_width(int64_t left) { return left > 32 ? 64 : left > 16 ? 32 : 16; }
@@ -22,7 +26,14 @@ inline void panel_tile(const T* w, int64_t k, const float* const* x, float* cons
   Lanes sum[R][V] = {};
   for (int64_t i = 0; i < k; i++) {
     Lanes b[V];
-    for (int v = 0; v < V; v++) b[v] = load(w + i * V * LANES + v * LANES);
+    for (int v = 0; v < V; v++) {
+      if constexpr (sizeof(T) == sizeof(float)) {
+        b[v] = load(w + i * V * LANES + v * LANES);
+      } else {
+        const Bits both = read<Bits>(w + (i & ~int64_t(1)) * V * LANES + v * 2 * LANES);
+        b[v] = bits_of<Lanes>(i & 1 ? both & 0xffff0000u : both << 16);
+      }
+    }
     for (int r = 0; r < R; r++) {
       const Lanes a = all(x[r][i]);
       for (int v = 0; v < V; v++) sum[r][v] = madd(a, b[v], sum[r][v]);
@@ -65,7 +76,7 @@ void panels_of(const Panels& p, const float* const* x, float* const* y, int64_t 
     while (n < stop) {
       const int64_t width = panel_width(p.out - n);
       for (int64_t r = first; r < last; r++) to[r - first] = y[r] + n;
-      const T* w = (const T*)p.weight + n * p.in;
+      const T* w = (const T*)p.weight + n * p.inputs();
       if (width == 64)
         panel_rows<T, 4>(w, p.in, x + first, to.data(), last - first, p.out - n);
       else if (width == 32)
@@ -104,6 +115,7 @@ struct Signal {
 
 struct Scratch {
   Signal in, out, window, kept;
+  Buffer planes;  // of the windows, for tiles
   std::vector<const float*> from;
   std::vector<float*> to;
 };
@@ -145,6 +157,56 @@ inline void begin(const Convolution& c, const ConvolutionState& state, const std
       s.to.push_back(s.out.floats() + r * s.out.stride + t * width);
     }
 }
+
+// Whether a convolution is done in tiles: by its shape and the stream's length alone, so that other streams, their number
+// and the number of threads change nothing.
+inline bool tiled(const Convolution& c, int64_t outputs) {
+  return c.panels.format == BF16 && c.kind != CHANNELWISE && outputs >= TILE && c.panels.out % TILE == 0 &&
+         c.panels.in >= 24 && has_tiles();
+}
+
+#if defined(AIZUCHI_TILES)
+inline uint16_t* plane_of(const Scratch& s, int64_t rows, int64_t row, int part) {
+  return (uint16_t*)s.planes.data + (part * rows + row) * (s.window.stride + TILE_INPUTS);
+}
+
+inline void split_windows(Scratch& s, int64_t rows) {
+  const int64_t size = s.window.stride, plane = size + TILE_INPUTS;
+  s.planes.floats((PARTS * rows * plane + 1) / 2);
+  for (int64_t row = 0; row < rows; row++) {
+    uint16_t* planes[PARTS];
+    for (int part = 0; part < PARTS; part++) {
+      planes[part] = plane_of(s, rows, row, part);
+      std::memset(planes[part] + size, 0, TILE_INPUTS * sizeof(uint16_t));  // read with weights of zero
+    }
+    split(s.window.floats() + row * size, size, planes);
+  }
+}
+
+// This worker's part of a product in tiles: of the positions of all rows, 32 at a time.
+inline void tiles_of(const Convolution& c, Scratch& s, int64_t rows, Worker worker) {
+  const Panels& p = c.panels;
+  const int64_t outputs = s.out.length, step = (c.kind == CONVOLUTION ? c.stride : 1) * c.in_channels;
+  const int64_t groups = (outputs + 2 * TILE - 1) / (2 * TILE), blocks = p.inputs() / TILE_INPUTS;
+  const Tiles registers;
+  for (int64_t item = worker.begin(rows * groups, 1); item < worker.end(rows * groups, 1); item++) {
+    const int64_t row = item / groups, first = std::min(item % groups * 2 * TILE, outputs - TILE);
+    // the last sixteen may be some that were done already: the same again
+    const int64_t second = first + TILE < outputs ? std::min(first + TILE, outputs - TILE) : first;
+    const uint16_t* x[PARTS];
+    for (int part = 0; part < PARTS; part++) x[part] = plane_of(s, rows, row, part) + first * step;
+    float* y = s.out.floats() + row * s.out.stride;
+    for (int64_t n = 0; n < p.out;) {
+      const int64_t width = panel_width(p.out - n);
+      const uint16_t* w = (const uint16_t*)p.weight + n * p.inputs();
+      for (int64_t i = 0; i < width && n + i < p.out; i += 2 * TILE)
+        tile_product(w + 2 * i, 4 * width, blocks, x, 2 * step, 2 * (second - first) * step, n + i + TILE < p.out,
+                     y + first * p.out + n + i, p.out, y + second * p.out + n + i);
+      n += width;
+    }
+  }
+}
+#endif
 
 // Outputs of a transposed convolution from each input's part, (positions, kernel * channels) -> (positions * stride, ...)
 inline void overlap(const Convolution& c, const ConvolutionState& state, const std::vector<int64_t>& rows, Scratch& s) {

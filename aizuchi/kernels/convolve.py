@@ -65,16 +65,24 @@ class Part:
     branch: int = 0
 
 
-def panels(matrix: Tensor) -> Tensor:
+def panels(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """A matrix (out, in) in the order of convolve.h: one flat tensor."""
+    matrix = matrix.to(dtype)
     out, inside = matrix.shape
+    narrow = dtype == torch.bfloat16
+    if narrow:
+        inside = -(-inside // 32) * 32
+        matrix = torch.nn.functional.pad(matrix, (0, inside - matrix.shape[1]))
     parts, start = [], 0
     while start < out:
         left = out - start
         width = 64 if left > 32 else 32 if left > 16 else 16
         part = matrix.new_zeros(width, inside)
         part[: min(width, left)] = matrix[start : start + width]
-        parts.append(part.t().reshape(-1))
+        part = part.t()  # (in, width)
+        if narrow:
+            part = part.unflatten(0, (-1, 2)).transpose(1, 2)  # (in / 2, width, 2)
+        parts.append(part.reshape(-1))
         start += width
     return torch.cat(parts)
 
@@ -118,7 +126,7 @@ class FusedConvolutions(Keeper):
         if kind == CHANNELWISE:
             packed, number = matrix.contiguous(), F32
         else:
-            packed = panels(matrix).to(self.dtype)
+            packed = panels(matrix, self.dtype)
             number = F32 if self.dtype == torch.float32 else BF16
         return ConvolutionStruct(
             kind,

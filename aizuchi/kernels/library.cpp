@@ -188,11 +188,18 @@ void aizuchi_convolve(const Convolution* convolutions, const ConvolutionState* s
   for (int64_t i = 0; i < count; i++) {
     const Convolution& c = convolutions[i];
     begin(c, states[i], part, s);
+    const int64_t windows = int64_t(s.from.size());
+    const bool in_tiles = tiled(c, s.out.length);
+#if defined(AIZUCHI_TILES)
+    if (in_tiles) split_windows(s, n);
+#endif
     if (c.kind == CHANNELWISE)
       channelwise(c, s);
     else
-      together(c.panels.in * c.panels.out * int64_t(s.from.size()) < 200000 ? 1 : threads, [&](Worker worker) {
-        const int64_t windows = int64_t(s.from.size());
+      together(c.panels.in * c.panels.out * windows < 200000 ? 1 : threads, [&](Worker worker) {
+#if defined(AIZUCHI_TILES)
+        if (in_tiles) return tiles_of(c, s, n, worker);
+#endif
         if (c.panels.format == F32)
           panels_of<float>(c.panels, s.from.data(), s.to.data(), windows, worker);
         else
