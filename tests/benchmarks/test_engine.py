@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aizuchi.engine import DuplexEngine
-from benchmarks import gpu, kv_precision, weight_precision
+from benchmarks import gpu, kv_precision, quantized_linear, weight_precision
 from tests.models.moshi.reference import tiny_config, tiny_model
 
 
@@ -77,3 +77,8 @@ def test_fewer_bits_of_weights_are_compared_on_the_same_pieces(monkeypatch):
         assert [len(a) for a in other] == [len(a) for a in likeliest]
     assert 0 < differences[1] < differences[2] < 0.1
     assert model.config.to_dict().get("aizuchi_quantization") is None  # the model itself stays as it was
+
+
+def test_quantized_products_are_timed():
+    figures = quantized_linear.main(["--size=64", "--layers=2", "--rounds=1"])
+    assert figures.keys() >= {"ours, int8", "ours, int4", "torch, bfloat16"} and min(figures.values()) > 0
