@@ -1,10 +1,10 @@
 """What fewer bits of weights cost a trained model: likelihood of held-out dialogues, and tokens that change.
 
-    python -m benchmarks.weight_precision --tokens runs/mini/tokens/valid [--model FOLDER] [--pieces 60]
+    python -m benchmarks.weight_precision --tokens runs/mini/tokens/valid --model runs/mini/moshi/model
 
 Every model is teacher-forced on the same pieces. "Words" and "padding" are the inner monologue's targets, "codes" those
 of all codebooks that the model writes, each in nats a token; "the same" is the share of targets for which the likeliest
-token is the float32 model's. A recipe's token shards are what to measure on (`recipes/mini/README.md`).
+token is the float32 model's. The model is one in float32, as a training leaves it. A recipe's token shards are what to measure on (`recipes/mini/README.md`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tokens", required=True, help="folder of token shards that no training saw")
-    parser.add_argument("--model", required=True, help="folder of the model in float32 or bfloat16")
+    parser.add_argument("--model", required=True, help="folder of the model, in float32")
     parser.add_argument("--pieces", type=int, default=60, help="default %(default)s")
     parser.add_argument("--frames", type=int, default=250, help="of a piece (default %(default)s)")
     parser.add_argument("--user-codebooks", type=int, help="as the training's data.user_codebooks")

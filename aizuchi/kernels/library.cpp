@@ -212,6 +212,9 @@ void aizuchi_convolve(const Convolution* convolutions, const ConvolutionState* s
     std::memcpy(y + part[r] * size, s.in.floats() + r * size, size * sizeof(float));
 }
 
+// Whether long signals go through AMX tiles here.
+void aizuchi_tiles(int64_t* answer) { *answer = has_tiles(); }
+
 // x (n, dim), which is overwritten -> codes (n, count)
 void aizuchi_quantize(const Codebook* books, int64_t count, float* x, int64_t n, int64_t* codes, int64_t threads) {
   static thread_local Buffer places;

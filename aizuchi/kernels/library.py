@@ -37,6 +37,7 @@ _SIGNATURES = {
     "depth_step": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT],
     "choose": [_POINTER, _INT, *[_POINTER] * 5, _INT, _POINTER, _INT],
     "convolve": [_POINTER, _POINTER, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT],
+    "tiles": [_POINTER],
     "quantize": [_POINTER, _INT, _POINTER, _INT, _POINTER, _INT],
     "dequantize": [_POINTER, _INT, _POINTER, _INT, _POINTER],
     "shape_text": [_POINTER, _INT, _INT, _INT, _POINTER, _INT, *[_POINTER] * 4, _INT],
@@ -52,6 +53,7 @@ class Library:
     depth_step: Callable[..., None]
     choose: Callable[..., None]
     convolve: Callable[..., None]
+    tiles: Callable[..., None]
     quantize: Callable[..., None]
     dequantize: Callable[..., None]
     shape_text: Callable[..., None]

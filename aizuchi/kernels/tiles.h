@@ -2,7 +2,7 @@
 //
 // A float is the exact sum of three bfloat16 numbers, its highest, middle and lowest eight bits. Their products with the
 // weights are exact and summed in float32, so activations are not rounded here either: what differs from the plain
-// loop is the order of a sum.
+// loop is the order of a sum (and that parts below 2^-126 count as zero, and that what is infinite becomes NaN).
 #pragma once
 #include "linear.h"
 

@@ -47,7 +47,7 @@ class SpectrogramDiscriminator(nn.Module):
         batch, channels, _ = wave.shape
         wave = wave.float()
         # of one loudness: quiet speech would hardly stir the layers, and nothing would be learned from it
-        wave = wave / wave.square().mean((1, 2), keepdim=True).sqrt().clamp(min=QUIET)
+        wave = wave / wave.square().mean((1, 2), keepdim=True).clamp(min=QUIET**2).sqrt()
         spectrum = torch.stft(
             wave.flatten(0, 1),
             self.window,

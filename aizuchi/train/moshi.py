@@ -30,6 +30,7 @@ from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .optimizer import make_optimizer
+from .order import keyed_generator
 from .run import TrainingRun, Values
 from .schedule import lr_scale
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
@@ -151,6 +152,9 @@ class MoshiTrainer(TrainingRun):
     def train_step(self, batches: list[Batch]) -> Values:
         """One optimizer step over this process's micro-batches; returns what it measured."""
         config, accelerator = self.config, self.accelerator
+        if config.dropout:  # by step and process: others drop other things, a resumed run the same
+            key = self.step * accelerator.num_processes + accelerator.process_index
+            torch.manual_seed(int(keyed_generator(config.seed, "dropout", key).integers(1 << 62)))
         alone = batches[0].text_alone
         inputs = [self.inputs(batch) for batch in batches]
         # (3,) weights of text, audio and what is heard over the whole step, on all processes

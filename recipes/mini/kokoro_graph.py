@@ -70,6 +70,8 @@ def with_float_weights(model: Any) -> Any:
 
     def lstm(node: Any) -> Any:
         names = list(node.input)
+        if any(names[12:]) or {a.name for a in node.attribute} - {"direction", "hidden_size", "input_forget"}:
+            raise ValueError(f"{node.name} is more than a plain LSTM")
         for which, scale, zero in ((1, 8, 9), (2, 10, 11)):
             weight, steps, zeros = (value(names[i]) for i in (which, scale, zero))
             steps, zeros = (a.reshape(a.shape[0], 1, -1) for a in (steps, zeros))  # (directions, in, 4 H)
@@ -114,12 +116,19 @@ def with_cheap_sines(model: Any) -> Any:
     for node in graph.node:
         for name in node.input:
             users[name].append(node)
+    exponents = {t.name: float(numpy_helper.to_array(t)) for t in graph.initializer if not any(t.dims)}
+    exponents |= {
+        node.output[0]: float(numpy_helper.to_array(node.attribute[0].t))
+        for node in graph.node
+        if node.op_type == "Constant" and not any(node.attribute[0].t.dims)
+    }
     nodes, gone = [], set()
     for node in graph.node:
         if node.name in gone:
             continue
         squares = users[node.output[0]] if node.op_type == "Sin" else []
-        if [square.op_type for square in squares] != ["Pow"] or "res" not in node.name:
+        square = len(squares) == 1 and squares[0].op_type == "Pow" and exponents.get(squares[0].input[1]) == 2
+        if not square or "res" not in node.name:
             nodes.append(node)
             continue
 
@@ -130,10 +139,10 @@ def with_cheap_sines(model: Any) -> Any:
         turns = put("Mul", [node.input[0], "sine_1/pi"], "turns")
         nearest = put("Floor", [put("Add", [turns, "sine_half"], "above")], "nearest")
         apart = put("Sub", [turns, nearest], "apart")
-        square = put("Mul", [apart, apart], "square")
-        total = put("Mul", [square, "sine_c3"], "p3")
+        power = put("Mul", [apart, apart], "square")
+        total = put("Mul", [power, "sine_c3"], "p3")
         for n in (2, 1, 0):
-            total = put("Mul", [put("Add", [total, f"sine_c{n}"], f"s{n}"), square], f"p{n}")
+            total = put("Mul", [put("Add", [total, f"sine_c{n}"], f"s{n}"), power], f"p{n}")
         nodes[-1].output[0] = squares[0].output[0]
         gone.add(squares[0].name)
     _replace_nodes(graph, nodes)

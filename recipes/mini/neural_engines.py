@@ -8,9 +8,11 @@ behind the sound.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,11 @@ def _openvino_session(model: Any) -> _OpenVinoSession | None:
         return None
     from recipes.mini.kokoro_graph import with_cheap_sines, with_float_weights
 
-    model = with_cheap_sines(with_float_weights(model))
+    try:
+        model = with_cheap_sines(with_float_weights(copy.deepcopy(model)))
+    except (ValueError, KeyError, StopIteration) as error:
+        print(f"Kokoro's graph is not the known one ({error}): onnxruntime runs it", file=sys.stderr)
+        return None
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": 1}
     if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -1,7 +1,7 @@
 """All stages of aizuchi-mini, one after the other: `python -m recipes.mini.run [--quick] [STAGE ...]`.
 
 Each stage is a command that can be given alone; it is printed before it runs. All are resumable: given again, a
-stage goes on where it stopped, and one that is finished ends at once.
+stage goes on where it stopped, and one that is finished ends at once; `clips` and `listening` make as many hours more.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
               [*clips, "--engines", "hibari", "--hours", "0.06"]),
-        Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "3"],
+        Stage("listening", "words in any order, in Kokoro's voices (hibari says such as they are mixed)", [*clips, "--listening", "--hours", "3"],
               [*clips, "--listening", "--engines", "hibari"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
         Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),

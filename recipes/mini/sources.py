@@ -137,12 +137,17 @@ def draw_source(
         return RecordedSource(rng, files)
     voices = groups[group]
     # by the number of clips, so that a voice with few of them is not heard over and over
-    weights = [sum(len(c) for c in library.by_voice[v].values()) ** 0.5 if library else 1 for v in voices]
+    weights = [_count(library, v, listening) ** 0.5 if library else 1 for v in voices]
     voice = rng.choices(voices, weights)[0] if group != "hibari" else ASSISTANT
     factor = draw_factor(rng, voice)
     if group == "hibari" and (fresh_hibari or library is None or ASSISTANT not in library.by_voice):
         return FreshSource(rng, voice, factor)
     return ClipSource(rng, library, voice, factor)
+
+
+def _count(library: ClipLibrary, voice: str, listening: bool) -> int:
+    """Clips of a voice; those of words in any order count where one only listens."""
+    return sum(len(clips) for kind, clips in library.by_voice[voice].items() if listening or kind != "mixed")
 
 
 def seconds_of(files: list[Path]) -> float:

@@ -1,5 +1,8 @@
 """Long signals through convolutions with bfloat16 weights: in AMX tiles where the machine has them, else without."""
 
+import ctypes
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +44,16 @@ CONVOLUTIONS = {
 }
 
 
+def test_tiles_are_used_where_the_machine_has_them():
+    answer = ctypes.c_int64(-1)
+    library.load().tiles(ctypes.addressof(answer))
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "amx_bf16" not in flags:
+        assert answer.value == 0
+    elif answer.value == 0:
+        pytest.skip("the compiler or the system does not give AMX tiles")
+
+
 @pytest.mark.parametrize("length", [8, 16, 20, 32, 36, 64])
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_a_long_signal_is_that_of_float64(kind, length):
@@ -74,3 +87,17 @@ def test_rows_and_threads_change_no_bit(kind, monkeypatch):
     for row in (0, 2):
         assert torch.equal(together[row], run([row], 1)[0])
     assert torch.equal(together[[0, 2]], run([0, 1, 2], 2)[[0, 2]])
+
+
+@pytest.mark.parametrize("length", [36, 64])
+def test_workers_that_share_a_row_change_no_bit(length, monkeypatch):
+    """Enough work for several threads, and sixteens that overlap at the end."""
+    torch.manual_seed(0)
+    conv = CONVOLUTIONS["plain"]()
+    fused = FusedConvolutions([Part(conv)], torch.bfloat16)
+    x, past = torch.randn(1, conv.in_channels, length), past_of(conv, 1)
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(fused.run(x, StreamStates([(past.clone(), None)]), None))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

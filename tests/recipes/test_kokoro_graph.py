@@ -1,13 +1,15 @@
 """The rewriting of a dynamically quantized graph, on a small one that onnxruntime's own quantizer wrote."""
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from recipes.mini.kokoro_graph import with_cheap_sines, with_float_weights
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: E402
+
+from recipes.mini.kokoro_graph import with_cheap_sines, with_float_weights  # noqa: E402
 
 STEPS, INSIDE, HIDDEN = 20, 6, 5
 

@@ -41,6 +41,12 @@ def test_a_user_speaks_without_a_pause_and_nobody_answers(tmp_path):
     script = write_listening("0", source)
     assert {event.side for event in script.events} == {"user"} and script.events[0].kind == MIXED
     assert all(GAP[0] <= event.gap <= GAP[1] < REPLY_GAP[0] for event in script.events[1:])
+    for number in range(40):  # nor is there a carrier of a held-out question across two of its utterances
+        talk = write_listening(
+            f"{number}", sources.ClipSource(random.Random(number), library, "kokoro:af_sky", 1.0)
+        )
+        said = f" {' '.join(normalize(event.text) for event in talk.events)} "
+        assert not any(f" {run} " in said for run in held_out_runs())
     mixed = mix.mixed_listening(7, 1, library)
     assert not mixed.audio[0].any() and mixed.audio[1].any() and mixed.duration > 8
     again = mix.mixed_listening(7, 1, library)

@@ -212,3 +212,13 @@ def test_a_saved_codec_holds_the_trained_codebooks(codec, tmp_path):
     wave = torch.randn(2, 1, 1920 * 4) * 0.1
     loaded = MimiModel.from_pretrained(tmp_path / "codec").eval()
     assert torch.equal(loaded.encode(wave).audio_codes, codec.eval().encode(wave).audio_codes)
+
+
+def test_discriminators_take_silence_and_hear_one_loudness():
+    model = Discriminators([256], filters=4)
+    silent = torch.zeros(1, 1, 2048, requires_grad=True)
+    model(silent)[0][0].sum().backward()
+    assert silent.grad.isfinite().all()
+    wave = torch.randn(1, 1, 2048, generator=torch.Generator().manual_seed(0))
+    loud, quiet = (model(scale * wave)[0][0] for scale in (0.5, 0.05))
+    torch.testing.assert_close(loud, quiet, rtol=1e-4, atol=1e-5)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aizuchi.train.disturb import FARTHEST, drop_updates, hide_frames, warp_frames
+from aizuchi.train.order import keyed_generator
 from tests.train.test_heard import run_of
 
 
@@ -55,7 +56,24 @@ def test_updates_are_dropped_in_training_alone(tmp_path):
     assert torch.equal(hidden(), plain)
 
 
-def test_a_disturbed_run_learns_and_goes_on_bit_equal(tmp_path):
+def test_a_run_hears_the_warped_stream_and_drops_updates(tmp_path):
+    plain, warped = run_of(tmp_path / "a"), run_of(tmp_path / "b", user_warp=0.5)
+    before, after = plain.batches[0][0], warped.batches[0][0]
+    assert torch.equal(before.model, after.model) and torch.equal(before.text, after.text)
+    row = plain.batches.pieces.draw(0)
+    user, heard = warp_frames(row.user, row.heard, 0.5, keyed_generator(warped.config.seed, "warp", 0))
+    length = len(row.text)
+    assert np.array_equal(after.user[0, :, :length].numpy(), user[:4]) and not torch.equal(
+        before.user, after.user
+    )
+    assert np.array_equal(after.heard[0, :length].numpy(), heard)
+    dropping = run_of(tmp_path / "c", dropout=0.3)
+    inputs = dropping.inputs(before)
+    with torch.no_grad():
+        assert not torch.equal(dropping.model(**inputs).logits, dropping.model(**inputs).logits)
+
+
+def test_a_disturbed_run_goes_on_bit_equal(tmp_path):
     changes = dict(user_mask=0.1, user_warp=0.2, dropout=0.2, steps=6, save_every=3)
     whole = run_of(tmp_path / "whole", **changes)
     whole.run()

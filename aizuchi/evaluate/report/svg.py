@@ -152,6 +152,7 @@ def scatter(points: Sequence[tuple[str, str, float, float]], x_label: str, y_lab
     taken: list[tuple[float, float, float, float]] = [
         (x(p[2]) - 6, x(p[2]) + 6, y(p[3]) - 6, y(p[3]) + 6) for p in some
     ]
+    taken.append((46, 46 + 6.2 * len(y_label), 0, 12))
     for name, kind, px, py in some:
         parts.append(f'<circle class="{kind}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="5"/>')
         at, line, anchor, box = _free_place(x(px), y(py), 6.2 * len(name), taken, base)
@@ -173,7 +174,9 @@ def _free_place(
     for rise in (4, -10, 18, -24, 32, -38, 46):
         places.append((x + 9, y + rise, "", (x + 9, x + 9 + width, y + rise - 11, y + rise + 2)))
         places.append((x - 9, y + rise, "right", (x - 9 - width, x - 9, y + rise - 11, y + rise + 2)))
-    places = [p for p in places if 46 <= p[3][0] and p[3][1] <= WIDTH - 4 and p[3][3] <= base + 4] or places
+    places = [
+        p for p in places if 46 <= p[3][0] and p[3][1] <= WIDTH - 4 and 0 <= p[3][2] and p[3][3] <= base + 4
+    ] or places
 
     def hidden(box: Box) -> int:
         return sum(box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken)
