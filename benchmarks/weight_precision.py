@@ -2,9 +2,10 @@
 
     python -m benchmarks.weight_precision --tokens runs/mini/tokens/valid --model runs/mini/moshi/model
 
-Every model is teacher-forced on the same pieces. "Words" and "padding" are the inner monologue's targets, "codes" those
-of all codebooks that the model writes, each in nats a token; "the same" is the share of targets for which the likeliest
-token is the float32 model's. The model is one in float32, as a training leaves it. A recipe's token shards are what to measure on (`recipes/mini/README.md`).
+Every model is teacher-forced on the same pieces. "Words" and "padding" are the inner monologue's targets, "codes"
+those of all codebooks that the model writes, each in nats a token; "the same" is the share of targets for which the
+likeliest token is the float32 model's. The model is one in float32, as a training leaves it. A recipe's token shards
+are what to measure on (`recipes/mini/README.md`).
 """
 
 from __future__ import annotations

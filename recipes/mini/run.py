@@ -73,7 +73,8 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
               [*clips, "--engines", "hibari", "--hours", "0.06"]),
-        Stage("listening", "words in any order, in Kokoro's voices (hibari says such as they are mixed)", [*clips, "--listening", "--hours", "3"],
+        Stage("listening", "words in any order, in Kokoro's voices (hibari says such as they are mixed)",
+              [*clips, "--listening", "--hours", "3"],
               [*clips, "--listening", "--engines", "hibari"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
         Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
