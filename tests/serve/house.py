@@ -29,13 +29,14 @@ FRAME = 1920
 
 @dataclass
 class House:
-    """A running server; ``heard`` holds, by caller, what the engine was given frame by frame."""
+    """A running server; ``heard`` holds, by caller, what the engine was given frame by frame, as long as ``keeps``."""
 
     service: Service
     server: Server
     port: int
     heard: dict[str, list[np.ndarray]] = field(default_factory=dict)
     ends: list[tuple[str, str]] = field(default_factory=list)
+    keeps: bool = True
 
     @property
     def scheduler(self) -> Scheduler:
@@ -49,7 +50,7 @@ class House:
         return f"ws://127.0.0.1:{self.port}{path}"
 
     def listen(self, what: str, caller: Any, *rest: Any) -> None:
-        if what == "frame":
+        if what == "frame" and self.keeps:
             self.heard.setdefault(caller.id, []).append(rest[1].copy())
         elif what == "end":
             self.ends.append((caller.id, rest[0]))
