@@ -56,7 +56,7 @@ def write_listening(seed: str, source: Source, seconds: tuple[float, float] = (1
     rng = random.Random(f"listening/{seed}")
     script = Script(seed, source.voice, source.factor, TAIL)
     target, length, heard = rng.uniform(*seconds), 0.0, ""
-    tried = 0
+    refused = 0
     while length < target:
         said = None
         for kind in (MIXED, None) if rng.random() < 0.75 else (None, MIXED):
@@ -64,10 +64,10 @@ def write_listening(seed: str, source: Source, seconds: tuple[float, float] = (1
                 said = said or source.say(kind)
         if said is None:
             break
-        tried += 1
         joined = f"{heard} {normalize(said.utterance.text)}"
         if any(f" {run} " in f"{joined} " for run in held_out_runs()):  # across two utterances
-            if tried > 50:
+            refused += 1
+            if refused > 50:
                 break
             continue
         heard = " ".join(joined.split()[-20:])

@@ -1,7 +1,7 @@
 """All stages of aizuchi-mini, one after the other: `python -m recipes.mini.run [--quick] [STAGE ...]`.
 
 Each stage is a command that can be given alone; it is printed before it runs. All are resumable: given again, a
-stage goes on where it stopped, and one that is finished ends at once; `clips` and `listening` make as many hours more.
+stage goes on where it stopped, and one that is finished ends at once; `clips` makes as many hours more.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         output=runs / "moshi",
         codec=runs / "codec-bf16",
         tokenizer=runs / "tokenizer.model",
-        data__train=f"{runs / 'tokens/train'}:4,{runs / 'tokens/listen'}:1",
+        data__train=runs / "tokens/train",
         data__valid=runs / "tokens/valid",
     )
     decoder = codec | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
@@ -73,15 +73,12 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
               [*clips, "--engines", "hibari", "--hours", "0.06"]),
-        Stage("listening", "words in any order, in Kokoro's voices (hibari says such as they are mixed)",
-              [*clips, "--listening", "--hours", "3"],
-              [*clips, "--listening", "--engines", "hibari"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
         Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
               train("mimi", "codec.yaml", **codec, steps=60, quantizer__start=20, quantizer__init_batches=12, **short)),
         Stage("round", "the codec in bfloat16", rounded, rounded),
         Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "120"],
-              [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
+              [*sound, "--shards", "1", "--valid", "1"]),
         Stage("encode", "token shards", coded, coded),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),

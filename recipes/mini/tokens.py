@@ -294,7 +294,7 @@ def build_parser() -> argparse.ArgumentParser:
     sound.add_argument(
         "--listen",
         type=int,
-        default=20,
+        default=0,
         help="shards of users to whom one only listens (default %(default)s)",
     )
     sound.add_argument("--seed", type=int, default=SEED, help="default %(default)s")

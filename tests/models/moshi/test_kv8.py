@@ -12,12 +12,11 @@ from aizuchi.engine.memory import need
 from aizuchi.engine.snapshot import load_row, save_row
 from aizuchi.errors import AizuchiError
 from aizuchi.models.cache import RingCache, RingPlan
-from aizuchi.models.layers import rotary_angles, rotate
 from aizuchi.models.quantized import to_int8
 from aizuchi.serve.scheduler import Scheduler
 from tests.engine.test_duplex import frame, speech
 from tests.models.moshi.reference import tiny_model
-from tests.models.moshi.test_sinks import CHUNKS, LENGTH, WINDOW, Explicit, make, stream
+from tests.models.moshi.test_sinks import CHUNKS, LENGTH, Masked, make, stream
 
 
 def rounded(x):
@@ -26,21 +25,10 @@ def rounded(x):
     return (x / scale).round().clamp(-127, 127) * scale
 
 
-class Rounded(Explicit):
+class Rounded(Masked):
     """The whole sequence under an explicit mask, all keys and values rounded."""
 
-    def attention(self, module, x):
-        theta, n = module.config.rope_theta, module.head_dim
-        query, key, value = module.project(x)
-        place = torch.arange(x.shape[1])
-        turn = rotary_angles(place[None], n, theta)
-        stopped = rotary_angles(place.clamp(max=self.sinks + WINDOW - 1)[None], n, theta)
-        key, value = rounded(rotate(key, *turn)), rounded(value)
-        near, far = (rotate(query, *angles) @ key.transpose(2, 3) for angles in (turn, stopped))
-        scores = torch.where(place < self.sinks, far, near) * n**-0.5
-        distance = place[:, None] - place
-        seen = (distance >= 0) & ((distance < WINDOW) | (place < self.sinks))
-        return (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ value).transpose(1, 2).flatten(2)
+    kept = staticmethod(rounded)
 
 
 @pytest.fixture(scope="module")

@@ -56,13 +56,18 @@ class Explicit:
 class Masked(Explicit):
     """Two score matrices and one mask: at true distances, and with queries that stop where the window leaves."""
 
+    @staticmethod
+    def kept(x):
+        """What is read back of keys and values."""
+        return x
+
     def attention(self, module, x):
         theta, n = module.config.rope_theta, module.head_dim
         query, key, value = module.project(x)
         place = torch.arange(x.shape[1])
         turn = rotary_angles(place[None], n, theta)
         stopped = rotary_angles(place.clamp(max=self.sinks + WINDOW - 1)[None], n, theta)
-        key = rotate(key, *turn)
+        key, value = self.kept(rotate(key, *turn)), self.kept(value)
         near, far = (rotate(query, *angles) @ key.transpose(2, 3) for angles in (turn, stopped))
         scores = torch.where(place < self.sinks, far, near) * n**-0.5
         distance = place[:, None] - place
