@@ -112,15 +112,29 @@ class CodebookTrainer:
 
     @torch.no_grad()
     def initialise(
-        self, latents: Tensor, generator: np.random.Generator, per_step: int | None = None
+        self,
+        latents: Tensor,
+        generator: np.random.Generator,
+        per_step: int | None = None,
+        head: Any = None,
     ) -> None:
         """Begin every codebook with k-means over the latents (N, H, T) that it will quantize.
+
+        The semantic part is scaled to what it explains of the latents, and the acoustic projections begin where they
+        carry most of the rest, see `fit_projections`.
 
         Args:
             per_step: vectors of a training step, which the usage is scaled to: a codebook that began heavier than
                 its steps would lag behind an encoder that is still moving. Default: as many as there are here.
+            head: what tells the teacher's labels from the semantic part; it goes on telling the same.
         """
         for branch in self.branches:
+            if branch is self.branches[1]:
+                self._scale_semantic(latents, head)
+                fit_projections(branch, latents, latents - self._semantic(latents))
+                for projection in (branch.input_proj, branch.output_proj):
+                    if projection is not None:
+                        projection.weight.copy_(self.broadcast(projection.weight.detach()))
             residual = branch._project(latents).flatten(0, 1).float()  # (N * T, dim)
             for codebook in branch.codebooks():
                 size = codebook.embed_sum.shape[0]
@@ -135,6 +149,26 @@ class CodebookTrainer:
                 codebook.cluster_usage.copy_(usage)
                 codebook.embed_sum.mul_(codebook.cluster_usage[:, None])
                 residual = residual - codebook.decode(codes)
+
+    def _semantic(self, latents: Tensor) -> Tensor:
+        """What the semantic codebooks give of latents (N, H, T)."""
+        branch = self.branches[0]
+        kept = residual = branch._project(latents)
+        for codebook in branch.codebooks():
+            residual = residual - codebook.decode(codebook.encode(residual))
+        return branch._restore(kept - residual)
+
+    def _scale_semantic(self, latents: Tensor, head: Any) -> None:
+        """Make the semantic part as large as helps to tell the latents: what it adds beyond, others must undo."""
+        projection = self.branches[0].output_proj
+        if projection is None:
+            return
+        given, told = (x - x.mean((0, 2), keepdim=True) for x in (latents, self._semantic(latents)))
+        scale = float((given * told).sum() / told.square().sum().clamp(min=1e-12))
+        scale = min(1.0, max(0.05, scale))
+        projection.weight.mul_(scale)
+        if head is not None:
+            head.linear.weight.div_(scale)
 
     @torch.no_grad()
     def update(self, quantized: Quantized, generator: np.random.Generator) -> int:
@@ -165,6 +199,34 @@ class CodebookTrainer:
                 codebook.embed_sum[dead] = fresh * mean
                 revived += number
         return revived
+
+
+@torch.no_grad()
+def fit_projections(branch: Any, latents: Tensor, target: Tensor) -> None:
+    """Set a quantizer's projections to the best that their width allows, target (N, H, T) of latents (N, H, T).
+
+    This is reduced-rank regression (Izenman, 1975), without an intercept, which codebooks bring. Random projections
+    hide a part of the latents from the codebooks, and projections that learn hide more and more of it: what gets
+    fewer bits at first is worth less to the decoder, so the gradients leave it, commitment draws it in, and it gets
+    fewer still. A mini codec ended with latents of 28 directions of which its acoustic codebooks saw 1.6, and with
+    six codebooks that said nothing. So training leaves the input projection as it is fitted here, by default.
+    """
+    if branch.input_proj is None:
+        return
+    inputs, outputs = (x.transpose(1, 2).flatten(0, 1).double() for x in (latents, target))  # (N * T, H)
+    inputs, outputs = inputs - inputs.mean(0), outputs - outputs.mean(0)
+    gram = inputs.T @ inputs
+    gram.diagonal().add_(1e-3 * gram.diagonal().mean().clamp(min=1e-12))
+    best = torch.linalg.solve(gram, inputs.T @ outputs)  # (H, H), of unlimited rank
+    _, vectors = torch.linalg.eigh(best.T @ gram @ best)  # its predictions' main directions are the last
+    main = vectors[:, -branch.input_proj.out_channels :]  # (H, dim)
+    main = (
+        main * main.gather(0, main.abs().argmax(0, keepdim=True)).sign()
+    )  # either sign is as good: take one
+    # what is quantized has a variance of 1 in the mean of its directions: commitment weighs what it always does
+    size = (inputs @ best @ main).square().mean().sqrt().clamp(min=1e-6)
+    branch.input_proj.weight.copy_((best @ main / size).T[..., None])
+    branch.output_proj.weight.copy_((main * size)[..., None])
 
 
 def kmeans(vectors: Tensor, count: int, generator: np.random.Generator, steps: int = _KMEANS_STEPS) -> Tensor:

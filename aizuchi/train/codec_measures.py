@@ -21,7 +21,8 @@ def measure_codec(
     target: Callable[[WaveBatch], Tensor | None],
     head: Any = None,
 ) -> dict[str, float]:
-    """Means over rows: the spectral loss through the codes and without them, SI-SDR (dB), usage of the codebooks.
+    """Means over rows: the spectral loss through the codes and without them, SI-SDR (dB), usage of the codebooks, and
+    the rank of what the acoustic ones quantize (`effective_rank`).
 
     Args:
         codec: `MimiModel`, in evaluation mode. batches: on its device.
@@ -31,11 +32,13 @@ def measure_codec(
     counter = CodeCounter(sizes.num_quantizers, sizes.codebook_size)
     totals = {"spectral": 0.0, "spectral_unquantized": 0.0, "si_sdr": 0.0}
     rows = 0
+    acoustic = []
     for batch in batches:
         wave, n = batch.wave, len(batch.wave)
         latents = codec.encode_latent(wave)
         codes = codec.quantizer.encode(latents)
         counter.add(codes)
+        acoustic.append(codec.quantizer.acoustic_residual_vector_quantizer._project(latents).flatten(0, 1))
         made = codec.decode_latent(codec.quantizer.decode(codes))[..., : wave.shape[-1]]
         plain = codec.decode_latent(latents)[..., : wave.shape[-1]]
         totals["spectral"] += float(spectral(made, wave)) * n
@@ -47,4 +50,18 @@ def measure_codec(
             score = float(head(told, wanted)[1]) * n
             totals["semantic_score"] = totals.get("semantic_score", 0.0) + score
         rows += n
-    return {name: total / rows for name, total in totals.items()} | counter.result(sizes.frame_rate)
+    values = {name: total / rows for name, total in totals.items()}
+    values["acoustic_rank"] = effective_rank(torch.cat(acoustic))
+    return values | counter.result(sizes.frame_rate)
+
+
+def effective_rank(vectors: Tensor) -> float:
+    """In how many directions vectors (N, dim) vary: the exponential of the entropy of their variances' shares.
+
+    Roy and Vetterli (2007), here of the covariance's eigenvalues. A codec whose acoustic codebooks quantize next to
+    one direction has fallen in: all but its first two or so say nothing, though all of their entries are used.
+    """
+    centred = (vectors - vectors.mean(0)).double()
+    values = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
+    share = values / values.sum().clamp(min=1e-300)
+    return float((-(share * share.clamp(min=1e-300).log()).sum()).exp())

@@ -86,6 +86,9 @@ class MimiTrainer(TrainingRun):
         self.spectral.to(accelerator.device)
         head = None if self.decoder_only else self._make_head(sizes.hidden_size)
         codec_pass = CodecPass(codec, self.codebooks, head, self.decoder_only)
+        projection = codec.quantizer.acoustic_residual_vector_quantizer.input_proj
+        if projection is not None and not settings.learn_projection:
+            projection.requires_grad_(False)
         optimizer = make_optimizer(codec_pass, config)
         self.averages = None if config.ema is None else copy.deepcopy(codec).requires_grad_(False)
         self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
@@ -101,6 +104,7 @@ class MimiTrainer(TrainingRun):
             ["discriminator", "adversarial"],
             ["semantic", "semantic_score", "valid_semantic_score"],
             ["valid_spectral", "valid_spectral_unquantized"],
+            ["valid_acoustic_rank"],
             ["valid_usage", *(f"valid_usage{k}" for k in range(sizes.num_quantizers))],
             [f"valid_perplexity{k}" for k in range(sizes.num_quantizers)],
         ]
@@ -171,7 +175,7 @@ class MimiTrainer(TrainingRun):
         batch = self._to_device(batch)
         wave = batch.wave
         quantize = step >= config.quantizer.start or self.decoder_only
-        if step == config.quantizer.start and config.checkpoint is None:
+        if step == config.quantizer.start and (config.checkpoint is None or config.quantizer.renew):
             self._initialise_codebooks()
         self._set_rates()
         levels, bypass = self._draw_levels(len(wave))
@@ -272,7 +276,8 @@ class MimiTrainer(TrainingRun):
             latents.append(self.codec.encode_latent(rows.wave.to(self.accelerator.device)))
         vectors = steps.batch_size * latents[0].shape[-1]
         generator = keyed_generator(self.config.seed, "kmeans")
-        self.codebooks.initialise(torch.cat(latents), generator, vectors)
+        head = self.accelerator.unwrap_model(self.model).head
+        self.codebooks.initialise(torch.cat(latents), generator, vectors, head)
 
     def _set_rates(self) -> None:
         schedule = self.config.schedule

@@ -67,6 +67,8 @@ class QuantizerConfig:
     quantized rows that use only their first codebooks, a random number of them. decay, dead: of the codebooks.
     start: step at which quantization begins:
     latents that carry something make better codebooks. init_batches: batches of latents for the first k-means.
+    renew: at ``start`` the codebooks of a checkpoint are begun anew too. learn_projection: the acoustic codebooks'
+    input projection goes on learning, instead of staying what it was fitted to at ``start``; see `fit_projections`.
     """
 
     rate: float = 0.5
@@ -75,6 +77,8 @@ class QuantizerConfig:
     dead: float = 0.1
     start: int = 200
     init_batches: int = 8
+    renew: bool = False
+    learn_projection: bool = False
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from aizuchi.errors import AizuchiError, require
 
 from .checkpoints import CheckpointFolder, random_state, read_state, restore_random_state
-from .config import output_folder, to_dict
+from .config import check, output_folder, to_dict
 from .logs import RunLog, plot_curves
 from .memory import keep_freed_memory
 
@@ -39,9 +40,16 @@ class TrainingRun(ABC):
         # A process has one state of accelerate's, which would hold a second run to the precision of the first.
         accelerate.state.AcceleratorState._reset_state()
         self.accelerator = accelerate.Accelerator(
-            cpu=config.device == "cpu",
+            # said outright: on a machine without a GPU, processes that were not told so do not find each other
+            cpu=config.device == "cpu" or not torch.accelerator.is_available(),
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=some_unused)],
+        )
+        started = int(os.environ.get("WORLD_SIZE", 1))
+        check(
+            started == self.accelerator.num_processes,
+            f"{started} processes were started, but this one finds {self.accelerator.num_processes}: start them with "
+            "`torchrun` or `accelerate launch`, which say to each where the others are",
         )
         if self.accelerator.device.type == "cpu":
             keep_freed_memory()

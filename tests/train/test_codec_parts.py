@@ -1,5 +1,6 @@
 """Parts of codec training against what they are defined by."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from aizuchi.models.mimi import MimiModel
 from aizuchi.train.balancer import Balancer
-from aizuchi.train.codebooks import CodebookTrainer, CodeCounter, kmeans
+from aizuchi.train.codebooks import CodebookTrainer, CodeCounter, fit_projections, kmeans
+from aizuchi.train.codec_measures import effective_rank
 from aizuchi.train.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from aizuchi.train.mimi_start import make_codec
 from aizuchi.train.spectral import SpectralLoss, log_mel, mel_matrix, si_sdr
@@ -88,18 +90,56 @@ def test_kmeans_finds_clusters_and_leaves_none_empty():
 def test_initialising_lets_every_codebook_use_its_entries(codec):
     trainer = CodebookTrainer(codec.quantizer)
     latents = torch.randn(8, 16, 100)
-    before = trainer.quantize(latents).commitment
+    fresh = copy.deepcopy(codec.quantizer)
+    before = (trainer.quantize(latents).latents - latents).square().mean()
     trainer.initialise(latents, rng())
     codes = codec.quantizer.encode(latents)
-    assert trainer.quantize(latents).commitment < 0.7 * before
+    assert (trainer.quantize(latents).latents - latents).square().mean() < 0.7 * before
     counter = CodeCounter(4, 16)
     counter.add(codes)
     assert counter.result(12.5)["usage"] == 1.0
     entries = [c.embed.clone() for c in codec.quantizer.codebooks()]
-    trainer.initialise(latents, rng(), per_step=20)  # entries are the same, but lighter
-    for entry, codebook in zip(entries, codec.quantizer.codebooks()):
+    CodebookTrainer(fresh).initialise(latents, rng(), per_step=20)  # entries are the same, but lighter
+    for entry, codebook in zip(entries, fresh.codebooks()):
         torch.testing.assert_close(codebook.embed, entry)
         assert float(codebook.cluster_usage.sum()) == pytest.approx(20)
+
+
+def test_projections_begin_where_they_carry_the_most(codec):
+    """As much as any matrix of their width: the singular values left out (Eckart and Young)."""
+    branch = codec.quantizer.acoustic_residual_vector_quantizer
+    mix = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q
+    spread = 2.0 ** -torch.arange(16)
+    latents = (mix * spread) @ torch.randn(16, 4000, generator=torch.Generator().manual_seed(1))
+    latents = latents.unflatten(1, (8, 500)).transpose(0, 1) + 3.0  # (N, H, T), not around 0
+    fit_projections(branch, latents, latents)
+    projected = branch._project(latents)  # (N, T, 4)
+    width = projected.shape[-1]
+    assert width < 16
+    centred = latents - latents.mean((0, 2), keepdim=True)
+    lost = centred - branch._restore(branch._project(centred))
+    values = torch.linalg.svdvals(centred.transpose(1, 2).flatten(0, 1)).square()
+    assert float(lost.square().sum() / values[width:].sum()) == pytest.approx(1, abs=1e-3)
+    assert float((projected - projected.mean((0, 1))).square().mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_initialising_leaves_what_the_semantic_head_tells(codec):
+    trainer, head = CodebookTrainer(codec.quantizer), LabelHead(16, 5)
+    branch = codec.quantizer.semantic_residual_vector_quantizer
+    latents = torch.randn(8, 16, 40, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 5, (8, 40), generator=torch.Generator().manual_seed(1))
+    size = branch.output_proj.weight.norm()
+    before = head(trainer.unquantized_semantic(latents), target)
+    trainer.initialise(latents, rng(), head=head)
+    torch.testing.assert_close(head(trainer.unquantized_semantic(latents), target), before)
+    assert branch.output_proj.weight.norm() < size
+
+
+def test_the_rank_counts_directions():
+    vectors = torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)) + 5.0
+    spread = torch.linalg.qr(torch.randn(8, 3, generator=torch.Generator().manual_seed(1))).Q
+    assert effective_rank(vectors @ spread.T) == pytest.approx(3, abs=0.01)
+    assert effective_rank(vectors[:, :1] @ spread[:, :1].T) == pytest.approx(1, abs=0.01)
 
 
 def test_usage_perplexity_and_bits():

@@ -50,7 +50,8 @@ def config_of(output, **changes):
         log_every=1,
         save_every=2,
         eval_every=0,
-        device="cpu",
+        # what a user leaves as it is, too, where it comes to the same
+        device="cpu" if torch.accelerator.is_available() else "auto",
         tensorboard=False,
     )
     for name, value in changes.items():
