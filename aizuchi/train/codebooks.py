@@ -216,7 +216,7 @@ def fit_projections(branch: Any, latents: Tensor, target: Tensor) -> None:
     inputs, outputs = (x.transpose(1, 2).flatten(0, 1).double() for x in (latents, target))  # (N * T, H)
     inputs, outputs = inputs - inputs.mean(0), outputs - outputs.mean(0)
     gram = inputs.T @ inputs
-    gram.diagonal().add_(1e-3 * gram.diagonal().mean().clamp(min=1e-12))
+    gram.diagonal().add_(1e-6 * gram.diagonal().mean().clamp(min=1e-12))
     best = torch.linalg.solve(gram, inputs.T @ outputs)  # (H, H), of unlimited rank
     _, vectors = torch.linalg.eigh(best.T @ gram @ best)  # its predictions' main directions are the last
     main = vectors[:, -branch.input_proj.out_channels :]  # (H, dim)
