@@ -62,9 +62,28 @@ void panel_rows(const T* w, int64_t k, const float* const* x, float* const* y, i
   }
 }
 
+// One output: sums along the inputs, as of its panel's lanes only the first would count.
+template <class T>
+void single(const Panels& p, const float* const* x, float* const* y, int64_t rows, Worker worker) {
+  static thread_local Buffer column;
+  float* w = column.floats(p.in);
+  const T* weight = (const T*)p.weight;
+  for (int64_t i = 0; i < p.in; i++)
+    w[i] = widen(sizeof(T) == sizeof(float) ? weight[i * LANES] : weight[(i & ~int64_t(1)) * LANES + (i & 1)]);
+  for (int64_t r = worker.begin(rows, 1); r < worker.end(rows, 1); r++) {
+    Lanes sum = {};
+    float rest = 0;
+    int64_t i = 0;
+    for (; i + LANES <= p.in; i += LANES) sum = madd(load(x[r] + i), load(w + i), sum);
+    for (; i < p.in; i++) rest = madd(x[r][i], w[i], rest);
+    *y[r] = total(sum) + rest;
+  }
+}
+
 // y[row] (out) = x[row] (in) W^T, this worker's part: of the rows where they are many, else of the panels.
 template <class T>
 void panels_of(const Panels& p, const float* const* x, float* const* y, int64_t rows, Worker worker) {
+  if (p.out == 1) return single<T>(p, x, y, rows, worker);
   const bool many = rows >= 48;
   const int64_t first = many ? worker.begin(rows, 6) : 0, last = many ? worker.end(rows, 6) : rows;
   std::vector<float*> to(last - first);

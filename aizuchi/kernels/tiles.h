@@ -29,20 +29,20 @@ inline bool has_tiles() {
 
 // x (n) -> three planes (n) of bfloat16, cut off and not rounded: what is left is exact.
 inline void split(const float* x, int64_t n, uint16_t* const planes[PARTS]) {
-  auto cut = [](Lanes v) { return bits_of<Lanes>(bits_of<Bits>(v) & 0xffff0000u); };
-  auto put = [](uint16_t* to, Lanes v, int64_t count) {
-    Halves half = __builtin_convertvector(bits_of<Bits>(v) >> 16, Halves);
-    std::memcpy(to, &half, count * sizeof(uint16_t));
-  };
-  for (int64_t i = 0; i < n; i += LANES) {
-    const int64_t count = n - i < LANES ? n - i : LANES;
-    Lanes rest = {};
-    std::memcpy(&rest, x + i, count * sizeof(float));
+  auto cut = [&](Lanes rest, int64_t i, int64_t count) {
     for (int part = 0; part < PARTS; part++) {
-      const Lanes top = cut(rest);
-      put(planes[part] + i, top, count);
-      rest = rest - top;
+      const Bits top = bits_of<Bits>(rest) & 0xffff0000u;
+      const Halves half = __builtin_convertvector(top >> 16, Halves);
+      std::memcpy(planes[part] + i, &half, count * sizeof(uint16_t));
+      rest = rest - bits_of<Lanes>(top);
     }
+  };
+  int64_t i = 0;
+  for (; i + LANES <= n; i += LANES) cut(load(x + i), i, LANES);  // a count that compilers know
+  if (i < n) {
+    Lanes rest = {};
+    std::memcpy(&rest, x + i, (n - i) * sizeof(float));
+    cut(rest, i, n - i);
   }
 }
 

@@ -30,7 +30,7 @@ from .order import keyed_generator
 from .run import TrainingRun, Values
 from .samples import write_pairs
 from .schedule import lr_scale
-from .spectral import SpectralLoss
+from .spectral import EnvelopeLoss, SpectralLoss
 from .teachers import ClusterTeacher, FeatureHead, LabelHead
 from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps, load_object
 from .weight_norm import add_weight_norm, without_weight_norm
@@ -84,6 +84,7 @@ class MimiTrainer(TrainingRun):
         self.teacher = self._make_teacher(teacher)
         self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)
         self.spectral.to(accelerator.device)
+        self.envelope = EnvelopeLoss(sizes.sampling_rate).to(accelerator.device)
         head = None if self.decoder_only else self._make_head(sizes.hidden_size)
         codec_pass = CodecPass(codec, self.codebooks, head, self.decoder_only)
         projection = codec.quantizer.acoustic_residual_vector_quantizer.input_proj
@@ -94,13 +95,14 @@ class MimiTrainer(TrainingRun):
         self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
         if self.averages is not None:
             self.averages.to(accelerator.device)
-        shares = {n: getattr(config.loss, n) for n in ("spectral", "wave", "adversarial", "features")}
+        parts = ("spectral", "envelope", "wave", "adversarial", "features")
+        shares = {name: getattr(config.loss, name) for name in parts}
         self.balancer = Balancer(
             shares, norm=config.loss.norm, reduce=lambda x: accelerator.reduce(x, "mean")
         )
         self.adversary, self.adversary_optimizer = self._make_adversary()
         self.panels = [
-            ["spectral", "wave", "features"],
+            ["spectral", "envelope", "wave", "features"],
             ["discriminator", "adversarial"],
             ["semantic", "semantic_score", "valid_semantic_score"],
             ["valid_spectral", "valid_spectral_unquantized"],
@@ -184,6 +186,8 @@ class MimiTrainer(TrainingRun):
         target = None if self.decoder_only else self.target(batch)
         output, quantized, semantic, score = self.model(wave, levels, bypass, target, quantize)
         losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
+        if config.loss.envelope:
+            losses["envelope"] = self.envelope(output, wave)
         adversary = (
             self.adversary
             if config.discriminator.start is not None and step >= config.discriminator.start

@@ -72,6 +72,62 @@ class SpectralLoss(nn.Module):
         return magnitude.transpose(1, 2) @ getattr(self, f"mel{window}")
 
 
+class EnvelopeLoss(nn.Module):
+    """One minus the correlation of envelopes in third-octave bands over 0.4 s: what intelligibility hangs on.
+
+    The intermediate measure of STOI (Taal et al., 2011, equations 1 to 5) as a loss, with its sizes in time and its
+    bands (15 from 150 Hz), but over all frames of a stretch that is not silent. The mean log spectrum, which an L1
+    loss is content with where it does not know better, has hardly a correlation.
+
+    Args:
+        rate: of the waveforms, in Hz. stride: frames between two stretches.
+    """
+
+    FRAMES = 30  # of a stretch: 384 ms
+    BANDS = 15
+    CLIP = 1 + 10 ** (15 / 20)  # louder than this times the target counts no more: -15 dB
+
+    def __init__(self, rate: int, stride: int = 5):
+        super().__init__()
+        self.hop, self.stride = round(0.0128 * rate), stride
+        self.window = 2 * self.hop
+        self.size = 1 << (self.window - 1).bit_length()
+        bins = torch.linspace(0, rate / 2, self.size // 2 + 1)
+        centres = 150 * 2 ** (torch.arange(self.BANDS) / 3)
+        inside = (bins[:, None] >= centres * 2 ** (-1 / 6)) & (bins[:, None] < centres * 2 ** (1 / 6))
+        self.register_buffer("bands", inside.float(), persistent=False)  # (bins, bands)
+        self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
+
+    def forward(self, made: Tensor, target: Tensor) -> Tensor:
+        """Waveforms (B, channels, S) -> scalar; rows shorter than a stretch, or silent, give 0."""
+        y = self._envelopes(made)
+        with torch.no_grad():
+            x = self._envelopes(target)
+            if x is not None:
+                heard = x.square().sum(-1, keepdim=True)  # (B, stretches, bands, 1)
+                heard = (heard > 1e-4 * heard.amax((1, 2), keepdim=True)) & (heard > 1e-6)
+        if x is None or y is None:
+            return made.sum() * 0.0
+        with torch.no_grad():
+            scale = x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        y = torch.minimum(y * scale, x * self.CLIP)
+        x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+        norms = (x.square().sum(-1, keepdim=True) * y.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        correlation = (x * y).sum(-1, keepdim=True) / norms
+        return ((1 - correlation) * heard).sum() / heard.sum().clamp(min=1)
+
+    def _envelopes(self, wave: Tensor) -> Tensor | None:
+        """(B, channels, S) -> magnitudes (B * channels, stretches, bands, frames of a stretch)."""
+        wave = wave.flatten(0, 1).float()
+        if wave.shape[-1] < self.FRAMES * self.hop + self.size:
+            return None
+        spectrum = torch.stft(
+            wave, self.size, self.hop, self.window, self.hann, center=False, return_complex=True
+        )
+        power = (spectrum.real.square() + spectrum.imag.square()).transpose(1, 2) @ self.bands
+        return (power + 1e-9).sqrt().unfold(1, self.FRAMES, self.stride)
+
+
 def log_mel(wave: Tensor, rate: int, hop: int, window: int = 1024, bands: int = 40) -> Tensor:
     """Log-mel features (B, S / hop, bands) of waveforms (B, S), frame i centred in samples i hop to (i + 1) hop."""
     padded = F.pad(wave, ((window - hop) // 2 if window > hop else 0, window))

@@ -82,6 +82,11 @@ class MimiVectorQuantization(nn.Module):
         self.codebook = MimiEuclideanCodebook(config)
 
 
+def _pointwise(projection: nn.Module | None, x: Tensor) -> Tensor:
+    """A convolution of kernel 1 of x (B, T, in): a product, which for a frame is several times cheaper."""
+    return x if projection is None else F.linear(x, cast(nn.Conv1d, projection).weight[..., 0])
+
+
 class MimiResidualVectorQuantizer(nn.Module):
     """Codebooks in a row, each quantizing what the ones before left over."""
 
@@ -97,12 +102,11 @@ class MimiResidualVectorQuantizer(nn.Module):
 
     def _project(self, latents: Tensor) -> Tensor:
         """(B, hidden_size, T) -> (B, T, dim)."""
-        return (latents if self.input_proj is None else self.input_proj(latents)).transpose(1, 2)
+        return _pointwise(self.input_proj, latents.transpose(1, 2))
 
     def _restore(self, quantized: Tensor) -> Tensor:
         """(B, T, dim) -> (B, hidden_size, T)."""
-        quantized = quantized.transpose(1, 2)
-        return quantized if self.output_proj is None else self.output_proj(quantized)
+        return _pointwise(self.output_proj, quantized).transpose(1, 2)
 
     def codebooks(self) -> list[MimiEuclideanCodebook]:
         """The codebooks in their order."""
