@@ -13,7 +13,7 @@ from aizuchi.train.codebooks import CodebookTrainer, CodeCounter, fit_projection
 from aizuchi.train.codec_measures import effective_rank
 from aizuchi.train.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from aizuchi.train.mimi_start import make_codec
-from aizuchi.train.spectral import SpectralLoss, log_mel, mel_matrix, si_sdr
+from aizuchi.train.spectral import EnvelopeLoss, SpectralLoss, log_mel, mel_matrix, si_sdr
 from aizuchi.train.teachers import ClusterTeacher, FeatureHead, LabelHead
 from tests.train.tiny_codec import Tones, config_of
 
@@ -165,6 +165,54 @@ def test_mel_bands_cover_the_spectrum_and_none_is_empty():
         matrix = mel_matrix(bands, window, 24000)
         assert matrix.shape == (window // 2 + 1, bands) and (matrix >= 0).all()
         torch.testing.assert_close(matrix.sum(0), torch.ones(bands))
+
+
+def modulated(seconds=1.6, seed=0, rate=24000):
+    """Noise in bands that come and go at the pace of syllables: (1, 1, S)."""
+    generator = torch.Generator().manual_seed(seed)
+    number = round(seconds * rate)
+    spectrum = torch.fft.rfft(torch.randn(6, number, generator=generator))
+    frequency = torch.linspace(0, rate / 2, spectrum.shape[1])
+    edges = 200 * 2 ** (torch.arange(7) * 0.7)
+    inside = (frequency >= edges[:-1, None]) & (frequency < edges[1:, None])
+    bands = torch.fft.irfft(spectrum * inside, number)
+    pace = torch.fft.rfft(torch.randn(6, number, generator=generator))
+    slow = torch.fft.irfft(pace * (frequency < 6), number)
+    return (0.1 * bands * (3 * slow / slow.std()).exp().clamp(max=10)).sum(0)[None, None]
+
+
+def test_the_envelope_loss_hears_envelopes_alone():
+    loss, wave = EnvelopeLoss(24000), modulated()
+    noise = torch.randn(wave.shape, generator=torch.Generator().manual_seed(1)) * wave.std()
+    assert float(loss(wave, wave)) < 1e-4
+    assert float(loss(-3 * wave, wave)) < 1e-4  # neither sign nor loudness
+    steps = [float(loss(wave + share * noise, wave)) for share in (0.1, 0.5, 2.0)]
+    assert 0.005 < steps[0] < steps[1] < steps[2] and steps[2] > 0.2
+    assert float(loss(modulated(seed=5), wave)) > 0.7  # others' envelopes
+
+
+def test_the_envelope_loss_follows_stoi():
+    stoi = pytest.importorskip("pystoi").stoi
+    loss, wave = EnvelopeLoss(24000), modulated(4.0)
+    noise = torch.randn(wave.shape, generator=torch.Generator().manual_seed(1)) * wave.std()
+    for share in (0.05, 0.2, 0.5, 1.0, 2.0):
+        made = wave + share * noise
+        assert 1 - float(loss(made, wave)) == pytest.approx(
+            stoi(wave[0, 0].numpy(), made[0, 0].numpy(), 24000), abs=0.08
+        )
+
+
+def test_the_envelope_loss_takes_silence_and_what_is_short():
+    loss, wave = EnvelopeLoss(24000), modulated()
+    for made, target in (
+        (torch.zeros_like(wave), wave),
+        (wave, torch.zeros_like(wave)),
+        (wave[..., :4000],) * 2,
+    ):
+        made = made.clone().requires_grad_()
+        value = loss(made, target)
+        value.backward()
+        assert value.isfinite() and made.grad.isfinite().all()
 
 
 def test_the_spectral_loss_is_zero_for_the_same_and_ignores_phase_more_than_pitch():
