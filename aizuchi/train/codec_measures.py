@@ -55,6 +55,23 @@ def measure_codec(
     return values | counter.result(sizes.frame_rate)
 
 
+@torch.no_grad()
+def measure_semantic(
+    codec: Any,
+    batches: Iterable[WaveBatch],
+    target: Callable[[WaveBatch], Tensor | None],
+    head: Any,
+) -> dict[str, float]:
+    """How well ``head`` tells from unquantized latents what it should; see `measure_codec`."""
+    branch = codec.quantizer.semantic_residual_vector_quantizer
+    score, rows = 0.0, 0
+    for batch in batches:
+        told = branch._restore(branch._project(codec.encode_latent(batch.wave)))
+        score += float(head(told, target(batch))[1]) * len(batch.wave)
+        rows += len(batch.wave)
+    return {"semantic_score": score / rows}
+
+
 def effective_rank(vectors: Tensor) -> float:
     """In how many directions vectors (N, dim) vary: the exponential of the entropy of their variances' shares.
 

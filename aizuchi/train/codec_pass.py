@@ -14,19 +14,22 @@ from .mimi_config import MimiTraining
 class CodecPass(nn.Module):
     """The codec and the head of its semantic codebook as one module, so that processes share one backward pass.
 
-    ``decoder_only``: nothing that the codes depend on is trained.
+    ``train``: all; decoder, nothing that the codes depend on; or semantic, what the semantic codebook depends on.
     """
 
-    def __init__(
-        self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None, decoder_only: bool = False
-    ):
+    def __init__(self, codec: Any, quantizer: CodebookTrainer, head: nn.Module | None, train: str = "all"):
         super().__init__()
         self.codec, self.head = codec, head
         self.quantizer = quantizer
-        self.decoder_only = decoder_only
-        if decoder_only:
+        self.train_part = train
+        if train != "all":
             codec.requires_grad_(False)
-            for part in (codec.upsample, codec.decoder_transformer, codec.decoder):
+            semantic = codec.quantizer.semantic_residual_vector_quantizer
+            parts = {
+                "decoder": (codec.upsample, codec.decoder_transformer, codec.decoder),
+                "semantic": (codec.encoder, codec.encoder_transformer, codec.downsample, semantic),
+            }
+            for part in parts[train]:
                 if part is not None:
                     part.requires_grad_(True)
 
@@ -37,20 +40,24 @@ class CodecPass(nn.Module):
         bypass: Tensor | None,
         target: Tensor | None,
         quantize: bool = True,
-    ) -> tuple[Tensor, Quantized | None, Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Quantized | None, Tensor, Tensor]:
         """Waveforms (B, 1, S) -> (output (B, 1, S), what was quantized, semantic loss, how well it is told).
+
+        There is no output where only the semantic part is trained.
 
         Args:
             levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_part != "decoder"):
             latents = decoded = self.codec.encode_latent(wave)
             quantized = self.quantizer.quantize(latents, levels) if quantize else None
         if quantized is not None:
             decoded = quantized.latents
             if bypass is not None:
                 decoded = torch.where(bypass[:, None, None], latents, decoded)
-        output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
+        output = None
+        if self.train_part != "semantic":
+            output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
         loss = score = latents.new_zeros(())
         if self.head is not None and target is not None:
             loss, score = self.head(self.quantizer.unquantized_semantic(latents), target)

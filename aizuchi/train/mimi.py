@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aizuchi.audio import SAMPLE_RATE
 from aizuchi.errors import AizuchiError
@@ -22,8 +22,9 @@ from aizuchi.errors import AizuchiError
 from .balancer import Balancer
 from .checkpoints import save_model, writing_model
 from .codebooks import CodebookTrainer
-from .codec_measures import measure_codec
+from .codec_measures import measure_codec, measure_semantic
 from .codec_pass import CodecPass, make_optimizer
+from .config import check
 from .discriminators import Discriminators, Judged, adversarial_loss, discriminator_loss, feature_loss
 from .mimi_config import MimiTraining
 from .order import keyed_generator
@@ -31,8 +32,8 @@ from .run import TrainingRun, Values
 from .samples import write_pairs
 from .schedule import lr_scale
 from .spectral import EnvelopeLoss, SpectralLoss
-from .teachers import ClusterTeacher, FeatureHead, LabelHead
-from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps, load_object
+from .teachers import ClusterTeacher, delayed, make_head, make_teacher
+from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps
 from .weight_norm import add_weight_norm, without_weight_norm
 
 
@@ -81,12 +82,15 @@ class MimiTrainer(TrainingRun):
             self._broadcast,
             config.semantic.apart,
         )
-        self.teacher = self._make_teacher(teacher)
+        self.teacher = make_teacher(config, teacher, self.steps_data)
         self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)
         self.spectral.to(accelerator.device)
         self.envelope = EnvelopeLoss(sizes.sampling_rate).to(accelerator.device)
-        head = None if self.decoder_only else self._make_head(sizes.hidden_size)
-        codec_pass = CodecPass(codec, self.codebooks, head, self.decoder_only)
+        head = None
+        if not self.decoder_only:
+            head = make_head(config, self.teacher, sizes.hidden_size, self.steps_data)
+        check(head is not None or config.train != "semantic", "train: semantic needs a `semantic.teacher`")
+        codec_pass = CodecPass(codec, self.codebooks, head, config.train)
         projection = codec.quantizer.acoustic_residual_vector_quantizer.input_proj
         if projection is not None and not settings.learn_projection:
             projection.requires_grad_(False)
@@ -117,28 +121,6 @@ class MimiTrainer(TrainingRun):
         """The codec in training."""
         return self.accelerator.unwrap_model(self.model).codec
 
-    def _make_teacher(self, teacher: Any) -> Any:
-        kind = self.config.semantic.teacher
-        if teacher is not None or kind in ("none", "labels"):
-            return teacher
-        if kind == "clusters":
-            generator = keyed_generator(self.config.seed, "clusters")
-            # from all processes' rows: everyone finds the same clusters
-            count = max(8, min(64, 4 * self.config.semantic.classes // 16))
-            return ClusterTeacher(
-                self.steps_data.rows(range(count)).wave, self.config.semantic.classes, SAMPLE_RATE, generator
-            )
-        return load_object(kind, "semantic.teacher")
-
-    def _make_head(self, hidden: int) -> nn.Module | None:
-        kind = self.config.semantic.teacher
-        if self.teacher is None and kind == "none":
-            return None
-        if kind in ("labels", "clusters"):
-            return LabelHead(hidden, self.config.semantic.classes)
-        features = self.teacher(self.steps_data.rows(range(1)).wave)
-        return FeatureHead(hidden, features.shape[-1])
-
     def _make_adversary(self) -> tuple[Any, Any]:
         config, settings = self.config, self.config.discriminator
         if settings.start is None:
@@ -164,11 +146,11 @@ class MimiTrainer(TrainingRun):
                 raise AizuchiError(
                     "semantic.teacher is labels, but the data brings none: see aizuchi.train.waves"
                 )
-            return batch.labels
+            return delayed(batch.labels, self.config.semantic.delay)
         if self.teacher is None:
             return None
         with torch.no_grad():
-            return self.teacher(batch.wave)
+            return delayed(self.teacher(batch.wave), self.config.semantic.delay)
 
     # -- a step ----------------------------------------------------------------------------------------------
     def train_step(self, batch: WaveBatch) -> Values:
@@ -176,6 +158,8 @@ class MimiTrainer(TrainingRun):
         config, step = self.config, self.step
         batch = self._to_device(batch)
         wave = batch.wave
+        if config.train == "semantic":
+            return self._semantic_step(batch)
         quantize = step >= config.quantizer.start or self.decoder_only
         if step == config.quantizer.start and (config.checkpoint is None or config.quantizer.renew):
             self._initialise_codebooks()
@@ -229,11 +213,29 @@ class MimiTrainer(TrainingRun):
             values["discriminator"] = self._adversary_step(
                 adversary, wave[..., stretch], output.detach()[..., stretch]
             )
+        return self._end_step(wave, values)
+
+    def _end_step(self, wave: Tensor, values: Values) -> Values:
         self._average()
         self.step += 1
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["frames"] = wave.numel() / SAMPLE_RATE * 12.5 * self.accelerator.num_processes
         return values
+
+    def _semantic_step(self, batch: WaveBatch) -> Values:
+        """What comes before the codes learns to tell what the teacher says; nothing is quantized or decoded."""
+        self._set_rates()
+        _, _, loss, score = self.model(batch.wave, None, None, self.target(batch), False)
+        self.accelerator.backward(loss)
+        clip = self.config.optimizer.clip or math.inf
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), clip))
+        told = float(loss.detach())
+        if not (math.isfinite(norm) and math.isfinite(told)):
+            raise self.not_finite(f"semantic {told:g}, gradient norm {norm:g}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        values = {"loss": told, "grad_norm": norm, "semantic": told, "semantic_score": float(score)}
+        return self._end_step(batch.wave, values)
 
     def _adversary_step(self, adversary: Any, wave: Tensor, output: Tensor) -> float:
         # one forward pass of both, so that processes exchange one set of gradients
@@ -338,6 +340,8 @@ class MimiTrainer(TrainingRun):
         batches = (self._to_device(self.valid.rows(p, augment=False)) for p in positions)
         head = self.accelerator.unwrap_model(self.model).head
         with self.exported() as codec:
+            if config.train == "semantic":
+                return measure_semantic(codec, batches, self.target, head)
             return measure_codec(codec, batches, self.spectral, self.target, head)
 
     @torch.no_grad()

@@ -88,12 +88,14 @@ class SemanticConfig:
     """teacher: of the first codebook: none; labels (frame labels that come with the data, such as phones);
     clusters (clusters of log-mel spectra, found at the start); or ``package.module:function``, which makes features
     (B, F, D) of waveforms (B, 1, S). classes: of labels or clusters. apart: the codebook tells what the teacher asks
-    and nothing else; reconstruction does not draw it its own way.
+    and nothing else; reconstruction does not draw it its own way. delay: frames after which a target is told: a
+    causal encoder knows a sound better once it has heard its end.
     """
 
     teacher: str = "none"
     classes: int = 128
     apart: bool = False
+    delay: int = 0
 
 
 @dataclass
@@ -122,8 +124,10 @@ class MimiTraining:
     output: its folder. model: `MimiConfig` fields, or checkpoint: a codec to start from. ema: decay of averaged
     weights, which are what is evaluated and exported; None exports the weights themselves (paper 0.99).
     weight_norm: train the convolutions' sizes and directions apart, see `aizuchi.train.weight_norm`.
-    train: all, or decoder: what follows the codes alone, so that codes that were written with the codec, and models
-    that learned from them, stay valid. batch_size: rows of a step, over all processes.
+    train: all; decoder: what follows the codes alone, so that codes that were written with the codec, and models
+    that learned from them, stay valid; or semantic: what the first codebook depends on alone, which learns two to three
+    times as fast with nothing to decode, and leaves codes that have to be begun anew (`quantizer.renew`).
+    batch_size: rows of a step, over all processes.
     """
 
     output: str
@@ -157,8 +161,10 @@ class MimiTraining:
             (self.checkpoint is None) != (self.model is None),
             "give either `checkpoint` (a codec to start from) or `model` (MimiConfig fields, from scratch)",
         )
-        check(self.train in ("all", "decoder"), f"train must be all or decoder, not {self.train!r}")
-        check(self.train == "all" or self.checkpoint is not None, "train: decoder needs a `checkpoint`")
+        parts = ("all", "decoder", "semantic")
+        check(self.train in parts, f"train must be one of {', '.join(parts)}, not {self.train!r}")
+        check(self.semantic.delay >= 0, "semantic.delay is a number of frames")
+        check(self.train != "decoder" or self.checkpoint is not None, "train: decoder needs a `checkpoint`")
         check(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
         check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
         check(self.schedule.kind in SCHEDULES, f"schedule.kind must be one of {', '.join(SCHEDULES)}")

@@ -15,8 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aizuchi.audio import SAMPLE_RATE
+
 from .codebooks import kmeans
+from .mimi_config import MimiTraining
+from .order import keyed_generator
 from .spectral import log_mel
+from .waves import WaveSteps, load_object
 
 _FRAME = 1920
 
@@ -92,3 +97,35 @@ class ClusterTeacher:
 
 
 Teacher = Callable[[Tensor], Any]
+
+
+def make_teacher(config: MimiTraining, given: Any, steps: WaveSteps) -> Any:
+    """What `semantic.teacher` names, where nothing else is ``given``; None where the data brings labels."""
+    kind = config.semantic.teacher
+    if given is not None or kind in ("none", "labels"):
+        return given
+    if kind == "clusters":
+        generator = keyed_generator(config.seed, "clusters")
+        # from all processes' rows: everyone finds the same clusters
+        count = max(8, min(64, 4 * config.semantic.classes // 16))
+        waves = steps.rows(range(count)).wave
+        return ClusterTeacher(waves, config.semantic.classes, SAMPLE_RATE, generator)
+    return load_object(kind, "semantic.teacher")
+
+
+def make_head(config: MimiTraining, teacher: Any, hidden: int, steps: WaveSteps) -> nn.Module | None:
+    """What tells the teacher's targets from semantic latents of ``hidden`` channels; None where there is no teacher."""
+    kind = config.semantic.teacher
+    if teacher is None and kind == "none":
+        return None
+    if kind in ("labels", "clusters"):
+        return LabelHead(hidden, config.semantic.classes)
+    return FeatureHead(hidden, teacher(steps.rows(range(1)).wave).shape[-1])
+
+
+def delayed(target: Tensor, frames: int) -> Tensor:
+    """Targets (B, T, ...) so many frames later, with nothing asked (labels of -1, features of 0) before."""
+    if not frames:
+        return target
+    none = torch.full_like(target[:, :frames], 0 if target.is_floating_point() else -1)
+    return torch.cat([none, target[:, :-frames]], 1)

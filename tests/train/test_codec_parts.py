@@ -14,7 +14,7 @@ from aizuchi.train.codec_measures import effective_rank
 from aizuchi.train.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from aizuchi.train.mimi_start import make_codec
 from aizuchi.train.spectral import EnvelopeLoss, SpectralLoss, log_mel, mel_matrix, si_sdr
-from aizuchi.train.teachers import ClusterTeacher, FeatureHead, LabelHead
+from aizuchi.train.teachers import ClusterTeacher, FeatureHead, LabelHead, delayed
 from tests.train.tiny_codec import Tones, config_of
 
 
@@ -213,6 +213,14 @@ def test_the_envelope_loss_takes_silence_and_what_is_short():
         value = loss(made, target)
         value.backward()
         assert value.isfinite() and made.grad.isfinite().all()
+
+
+def test_targets_told_later():
+    labels = torch.tensor([[4, 5, 6, 7]])
+    assert delayed(labels, 0) is labels
+    assert delayed(labels, 1).tolist() == [[-1, 4, 5, 6]]
+    features = torch.arange(1.0, 9.0).reshape(1, 4, 2)
+    assert delayed(features, 3).tolist() == [[[0, 0], [0, 0], [0, 0], [1, 2]]]
 
 
 def test_the_spectral_loss_is_zero_for_the_same_and_ignores_phase_more_than_pitch():

@@ -20,6 +20,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.mimi import MimiModel
 from aizuchi.train.config import to_dict
 from aizuchi.train.logs import read_log
+from aizuchi.train.mimi_config import SemanticConfig
 from aizuchi.train.mimi_start import make_trainer
 from aizuchi.train.waves import FileWaves, find_files
 from aizuchi.train.weight_norm import without_weight_norm
@@ -65,6 +66,38 @@ def test_a_run_learns_to_code_tones_and_names_their_pitch(tmp_path):
     state = codec.init_encoder_state(1)
     stream = torch.cat([codec.encode(c, state=state).audio_codes for c in wave.split(1920, -1)], -1)
     assert torch.equal(stream, codec.encode(wave).audio_codes)
+
+
+def test_the_semantic_part_alone(tmp_path):
+    """It learns the pitches, a frame late too; what decodes stays as it is."""
+    config = config_of(
+        tmp_path,
+        steps=60,
+        batch_size=8,
+        eval_every=60,
+        train="semantic",
+        semantic=dict(teacher="labels", classes=6, delay=1),
+        data=dict(seconds=0.32, valid_items=8),
+    )
+    trainer = trainer_of(config)
+    before = {name: tensor.clone() for name, tensor in trainer.codec.state_dict().items()}
+    folder = trainer.run()
+    rows = read_log(tmp_path / "log.csv")
+    assert float(rows[-1]["valid_semantic_score"]) > 0.5  # 1 in 6 by chance
+    assert "spectral" not in rows[0]
+    moved = {
+        n.split(".")[0]
+        for n, tensor in trainer.codec.state_dict().items()
+        if not torch.equal(tensor, before[n])
+    }
+    assert {"encoder", "encoder_transformer", "quantizer"} == moved - {"downsample"}
+    acoustic = "quantizer.acoustic_residual_vector_quantizer"
+    assert all(
+        torch.equal(t, before[n]) for n, t in trainer.codec.state_dict().items() if n.startswith(acoustic)
+    )
+    MimiModel.from_pretrained(folder)
+    with pytest.raises(AizuchiError, match="semantic needs a `semantic.teacher`"):
+        trainer_of(dataclasses.replace(config, output=str(tmp_path / "none"), semantic=SemanticConfig()))
 
 
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):
