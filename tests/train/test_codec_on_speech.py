@@ -62,7 +62,7 @@ def test_a_tiny_codec_codes_its_speakers_held_out_sentences(speech, tmp_path):
                 layer_scale_initial_scale=0.1,
             ),
             data=dict(train=str(train), seconds=1.28),
-            loss=dict(spectral=1.0, wave=0.1, semantic=0.5),
+            loss=dict(spectral=1.0, envelope=1.0, wave=0.1, semantic=0.5, commitment=0.02),
             quantizer=dict(rate=0.9, dropout=0.1, start=150, init_batches=12),
             semantic=dict(teacher="labels", apart=True),
             optimizer=dict(learning_rate=1.5e-3, betas=[0.8, 0.99], clip=30.0),
@@ -109,4 +109,4 @@ def test_a_tiny_codec_codes_its_speakers_held_out_sentences(speech, tmp_path):
     usage = [len(row) / 128 for row in used]
     print("STOI", np.mean(scores), "usage", usage)
     assert min(usage) >= 0.5
-    assert np.mean(scores) > 0.5
+    assert np.mean(scores) > 0.58  # 0.64; without the loss of envelopes 0.57
