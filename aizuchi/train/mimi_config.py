@@ -30,9 +30,9 @@ class WaveDataConfig:
 @dataclass
 class CodecLossConfig:
     """spectral: mel reconstruction over several windows. envelope: correlation of the bands' envelopes, which is what
-    makes speech intelligible. wave: L1 of samples. adversarial, features: of the
-    discriminators. These five share the gradient at the output (balanced), whose norm a row is ``norm``: the smaller,
-    the more weigh commitment and semantic, which are added as they are.
+    makes speech intelligible. wave: L1 of samples. adversarial, features: of the discriminators. These five share the
+    gradient at the output (balanced), whose norm a row is ``norm``: the smaller, the more weigh commitment and
+    semantic, which are added as they are.
     windows, bands: of the spectral loss.
     """
 
@@ -163,6 +163,11 @@ class MimiTraining:
         )
         parts = ("all", "decoder", "semantic")
         check(self.train in parts, f"train must be one of {', '.join(parts)}, not {self.train!r}")
+        # it is there to leave codes as they are
+        check(
+            self.train != "decoder" or not self.quantizer.renew,
+            "train: decoder can't go with quantizer.renew",
+        )
         check(self.semantic.delay >= 0, "semantic.delay is a number of frames")
         check(self.train != "decoder" or self.checkpoint is not None, "train: decoder needs a `checkpoint`")
         check(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")

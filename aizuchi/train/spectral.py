@@ -100,15 +100,13 @@ class EnvelopeLoss(nn.Module):
 
     def forward(self, made: Tensor, target: Tensor) -> Tensor:
         """Waveforms (B, channels, S) -> scalar; rows shorter than a stretch, or silent, give 0."""
+        if made.shape[-1] < self.FRAMES * self.hop + self.size:
+            return made.sum() * 0.0
         y = self._envelopes(made)
         with torch.no_grad():
             x = self._envelopes(target)
-            if x is not None:
-                heard = x.square().sum(-1, keepdim=True)  # (B, stretches, bands, 1)
-                heard = (heard > 1e-4 * heard.amax((1, 2), keepdim=True)) & (heard > 1e-6)
-        if x is None or y is None:
-            return made.sum() * 0.0
-        with torch.no_grad():
+            heard = x.square().sum(-1, keepdim=True)  # (B, stretches, bands, 1)
+            heard = (heard > 1e-4 * heard.amax((1, 2), keepdim=True)) & (heard > 1e-6)
             scale = x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True).clamp(min=1e-6)
         y = torch.minimum(y * scale, x * self.CLIP)
         x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
@@ -116,11 +114,9 @@ class EnvelopeLoss(nn.Module):
         correlation = (x * y).sum(-1, keepdim=True) / norms
         return ((1 - correlation) * heard).sum() / heard.sum().clamp(min=1)
 
-    def _envelopes(self, wave: Tensor) -> Tensor | None:
+    def _envelopes(self, wave: Tensor) -> Tensor:
         """(B, channels, S) -> magnitudes (B * channels, stretches, bands, frames of a stretch)."""
         wave = wave.flatten(0, 1).float()
-        if wave.shape[-1] < self.FRAMES * self.hop + self.size:
-            return None
         spectrum = torch.stft(
             wave, self.size, self.hop, self.window, self.hann, center=False, return_complex=True
         )

@@ -98,6 +98,9 @@ def test_the_semantic_part_alone(tmp_path):
     MimiModel.from_pretrained(folder)
     with pytest.raises(AizuchiError, match="semantic needs a `semantic.teacher`"):
         trainer_of(dataclasses.replace(config, output=str(tmp_path / "none"), semantic=SemanticConfig()))
+    with pytest.raises(AizuchiError, match="renew"):
+        renew = dataclasses.replace(config.quantizer, renew=True)
+        dataclasses.replace(config, train="decoder", checkpoint="codec", model=None, quantizer=renew)
 
 
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path):

@@ -57,14 +57,10 @@ def _transformer(model: Any, dtype: torch.dtype) -> FusedStack:
 
 def fused_codebooks(quantizer: Any) -> FusedCodebooks | None:
     """The codebooks of a residual quantizer; what they hold is read where it lies, at each call."""
-    # their dictionaries, found once: to ask 32 modules for 64 buffers takes long beside a frame
-    held = quantizer.__dict__.get("_statistics")
-    if held is None:
-        held = quantizer.__dict__["_statistics"] = [book._buffers for book in quantizer.codebooks()]
-    sources = [buffers[name] for buffers in held for name in ("embed_sum", "cluster_usage")]
+    books = quantizer.codebooks()
+    sources = [tensor for book in books for tensor in (book.embed_sum, book.cluster_usage)]
 
     def build() -> FusedCodebooks:
-        books = quantizer.codebooks()
         return FusedCodebooks([(book.embed_sum, book.cluster_usage, book.epsilon) for book in books])
 
     return prepared(quantizer, "codebooks", build, sources, written=False).get()
