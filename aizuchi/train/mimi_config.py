@@ -13,8 +13,9 @@ class WaveDataConfig:
     """train, valid: sound files: a folder, a text list (one file a line), or several with commas between; or
     ``python:package.module:function``, which is called with ``options`` and returns a wave source (see
     `aizuchi.train.waves`). seconds: of a row (paper 12). gain_db: a row's loudness is moved by a random number from
-    this range. valid_items: rows of the validation, at most. workers: processes that read ahead. cache_hours: sound
-    kept in memory.
+    this range. speed: sound files are played faster or slower, and so higher or lower, by a factor from this range:
+    a few minutes of speech go further. valid_items: rows of the validation, at most. workers: processes that read
+    ahead. cache_hours: sound kept in memory.
     """
 
     train: str = ""
@@ -22,6 +23,7 @@ class WaveDataConfig:
     options: dict = field(default_factory=dict)
     seconds: float = 2.0
     gain_db: list[float] = field(default_factory=lambda: [-12.0, 3.0])
+    speed: list[float] = field(default_factory=lambda: [1.0, 1.0])
     valid_items: int = 32
     workers: int = 0
     cache_hours: float = 2.0
@@ -176,6 +178,16 @@ class MimiTraining:
         check(0 <= self.quantizer.rate <= 1, "quantizer.rate is a share between 0 and 1")
         check(0 <= self.quantizer.dropout <= 1, "quantizer.dropout is a share between 0 and 1")
         check(len(self.data.gain_db) == 2, "data.gain_db holds two numbers: the lowest and the highest gain")
+        speed = self.data.speed
+        check(
+            len(speed) == 2 and 0.25 <= speed[0] <= speed[1] <= 4,
+            "data.speed holds two factors, the slowest and the fastest, from 0.25 to 4",
+        )
+        made = self.data.train.startswith("python:")
+        check(
+            not made or tuple(speed) == (1, 1),
+            "data.speed is for sound files: a source in Python makes its own",
+        )
         check(self.data.seconds > 0, "data.seconds must be above 0")
         check(self.semantic.classes > 1, "semantic.classes must be at least 2")
         for name in ("steps", "batch_size", "log_every", "keep"):

@@ -66,7 +66,8 @@ def make_trainer(config: MimiTraining) -> MimiTrainer:
         if text and text.startswith("python:"):
             sources.append(load_object(text.removeprefix("python:"), "data")(**data.options))
         elif text:
-            sources.append(FileWaves(find_files(text), data.seconds, config.seed, data.cache_hours, phones))
+            files = find_files(text)
+            sources.append(FileWaves(files, data.seconds, config.seed, data.cache_hours, phones, data.speed))
         else:
             sources.append(None)
     return MimiTrainer(config, make_codec(config), sources[0], sources[1])

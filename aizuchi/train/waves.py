@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from torch import Tensor
 
@@ -53,6 +54,8 @@ class FileWaves:
 
     A JSON file beside a sound file may hold ``{"phones": [["k", [0.10, 0.16]], ...]}``: frame labels, if every file
     has them. Class 0 is silence.
+
+    ``speed``: a crop is played faster or slower, and so higher or lower, by a factor from this range.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class FileWaves:
         seed: int,
         cache_hours: float = 2.0,
         phones: list[str] | None = None,
+        speed: Sequence[float] = (1.0, 1.0),
     ):
         self.files, self.seed = list(files), seed
+        self.speed = speed
         durations = []
         for path in self.files:
             try:
@@ -85,22 +90,29 @@ class FileWaves:
         else:
             which = int(self.index[item_at(position, len(self.index), self.seed)])
         wave = self._read(which)
-        room = len(wave) - samples
+        factor = 1.0
+        if position < VALIDATION and tuple(self.speed) != (1.0, 1.0):
+            factor = float(generator.uniform(*self.speed))
+        length = round(samples * factor)
+        room = len(wave) - length
         start = int(generator.integers(0, abs(room) + 1)) * (1 if room >= 0 else -1)
         if position >= VALIDATION:
             start = 0
-        piece = np.zeros(samples, np.float32)
-        source = wave[max(0, start) : max(0, start + samples)]
+        piece = np.zeros(length, np.float32)
+        source = wave[max(0, start) : max(0, start + length)]
         piece[max(0, -start) : max(0, -start) + len(source)] = source
+        if factor != 1.0:
+            piece = soxr.resample(piece, SAMPLE_RATE * factor, SAMPLE_RATE)[:samples]
+            piece = np.pad(piece, (0, samples - len(piece)))
         if self.phones is None:
             return piece
-        return piece, self.frame_labels(which, start / SAMPLE_RATE, samples // _FRAME)
+        return piece, self.frame_labels(which, start / SAMPLE_RATE, samples // _FRAME, factor)
 
-    def frame_labels(self, which: int, start: float, frames: int) -> np.ndarray:
-        """The phone at each frame's middle, as a class; 0 where there is none."""
+    def frame_labels(self, which: int, start: float, frames: int, factor: float = 1.0) -> np.ndarray:
+        """The phone at each frame's middle, as a class, 0 where there is none; frames are ``factor`` times as long."""
         if which not in self._labels:
             self._labels[which] = read_phones(self.files[which])
-        middles = start + (np.arange(frames) + 0.5) * _FRAME / SAMPLE_RATE
+        middles = start + (np.arange(frames) + 0.5) * _FRAME * factor / SAMPLE_RATE
         labels = np.zeros(frames, np.int64)
         for phone, begin, end in self._labels[which]:
             inside = (middles >= begin) & (middles < end)

@@ -29,24 +29,24 @@ UNKNOWN = -1
 
 
 def waves(
-    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400, assistant: float = 0.5
+    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 6000, assistant: float = 0.5
 ) -> Waves:
     """The source of training rows.
 
     Args:
         clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
-        lines: different lines of the assistant. assistant: share of rows in which it speaks.
+        lines: different sentences in the assistant's voice, see `_lines`. assistant: share of rows in which it speaks.
     """
     files = recordings(Path(commands)) if commands else []
     return Waves(ClipLibrary(Path(clips)), files, lines, validation=False, assistant=assistant)
 
 
 def validation_waves(
-    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 1400, assistant: float = 0.5
+    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 6000, assistant: float = 0.5
 ) -> Waves:
-    """The same of clips and recordings that `waves` leaves out (one in fifty), and of other dialogues' lines."""
+    """The same of clips, recordings and lines that `waves` leaves out (one in fifty)."""
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines // 10, validation=True, assistant=assistant)
+    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), validation=True, assistant=assistant)
 
 
 def _kept_apart(name: str) -> bool:
@@ -59,7 +59,7 @@ class Waves:
     def __init__(
         self, library: ClipLibrary, files: list[Path], lines: int, validation: bool, assistant: float = 0.5
     ) -> None:
-        self.lines = _lines(lines, "valid" if validation else "train")
+        self.lines = _lines(lines, validation)
         self.files = [f for f in files if _kept_apart(f.name) is validation]
         self.clips: dict[str, list[Clip]] = {}
         for voice in library.voices:
@@ -122,15 +122,19 @@ class Waves:
 
 
 @lru_cache(maxsize=4)
-def _lines(count: int, seed: str) -> list[str]:
-    """So many different lines that the assistant says in dialogues."""
-    found: dict[str, None] = {}
+def _lines(count: int, validation: bool = False) -> list[str]:
+    """So many different sentences of dialogues: what the assistant says, and then what it is asked, which it may
+    have to repeat. Of its own lines alone there are so few that a codec knows them by heart.
+    """
+    found: dict[str, dict[str, None]] = {"model": {}, "user": {}}
     number = 0
-    while len(found) < count and number < 50 * count:
-        script = fresh_script(f"codec/{seed}/{number}")
-        found |= {e.text: None for e in script.events if e.side == "model"}
+    while sum(map(len, found.values())) < count and number < 50 * count:
+        for event in fresh_script(f"codec/{number}").events:
+            if event.side in found and _kept_apart(event.text) is validation:  # a room says nothing
+                found[event.side][event.text] = None
         number += 1
-    return list(found)[:count]
+    own, asked = map(list, found.values())
+    return (own[: max(count - len(asked), count // 2)] + asked)[:count]
 
 
 def _room(rng: random.Random) -> Spoken:

@@ -67,7 +67,7 @@ class Mixed:
         write_dialogue(path, self.audio[0], self.audio[1], self.words)
 
 
-@lru_cache(maxsize=1500)
+@lru_cache(maxsize=6000)
 def speak_assistant(text: str) -> Spoken:
     """The model's voice; common lines are kept."""
     return get_voice(ASSISTANT).speak(text)

@@ -48,6 +48,6 @@ def test_validation_has_clips_of_its_own(clips):
     def names(source):
         return {clip.name for found in source.clips.values() for clip in found}
 
-    train, valid = waves(str(clips), lines=6), validation_waves(str(clips), lines=60)
+    train, valid = waves(str(clips), lines=6), validation_waves(str(clips), lines=300)
     assert not names(train) & names(valid)
     assert len(names(train) | names(valid)) == 40

@@ -28,7 +28,7 @@ def speech(tmp_path_factory):
     from recipes.mini.mix import speak_assistant
 
     folders = tmp_path_factory.mktemp("train"), tmp_path_factory.mktemp("held-out")
-    lines = [line for line in _lines(400, "test") if len(line.split()) > 3][: 120 + HELD_OUT]
+    lines = [line for line in _lines(600) if len(line.split()) > 3][: 120 + HELD_OUT]
     for i, line in enumerate(lines):
         spoken = speak_assistant(line)
         folder = folders[i < HELD_OUT]
