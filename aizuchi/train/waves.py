@@ -92,7 +92,7 @@ class FileWaves:
         wave = self._read(which)
         factor = 1.0
         if position < VALIDATION and tuple(self.speed) != (1.0, 1.0):
-            factor = float(generator.uniform(*self.speed))
+            factor = float(generator.uniform(self.speed[0], self.speed[1]))
         length = round(samples * factor)
         room = len(wave) - length
         start = int(generator.integers(0, abs(room) + 1)) * (1 if room >= 0 else -1)
