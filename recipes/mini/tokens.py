@@ -41,6 +41,8 @@ SEED = 11
 DIALOGUES = 40  # in a shard, some 25 minutes
 VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
 LISTENING = 20_000_000  # and from here on of users who speak while the model only listens
+LISTEN = "listen"  # their folder
+UNKNOWN = -1  # text that is no target, and is not seen either
 FORMAT = 2
 HEARD = "heard.txt"
 # The user's channel: what a laptop or a phone in a room picks up.
@@ -166,7 +168,7 @@ def _sound_means(clips: Path, commands: str | None, seed: int) -> tuple[Any, lis
 def make_sounds(args: argparse.Namespace) -> int:
     """Mix shards of dialogues, `DIALOGUES` each; those that are there are kept."""
     work = []
-    parts = (("train", args.shards, 0), ("valid", args.valid, VALIDATION), ("listen", args.listen, LISTENING))
+    parts = (("train", args.shards, 0), ("valid", args.valid, VALIDATION), (LISTEN, args.listen, LISTENING))
     for part, count, first in parts:
         for i in range(count):
             path = args.out / part / f"{i:05d}.json"
@@ -192,6 +194,8 @@ def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextToken
         codes = encode(codec, wave)  # (2, K, F)
         words = [SpokenWord(text, start, end) for text, start, end in entry["words"]]
         text = words_to_frames(words, codes.shape[-1], tokenizer)
+        if source.parent.name == LISTEN:  # that nothing is said to it teaches nobody to say nothing
+            text = np.full_like(text, UNKNOWN)
         made.append(
             DialogueTokens(
                 name=entry["name"],
@@ -226,14 +230,14 @@ def encode_sounds(args: argparse.Namespace) -> int:
         "heard_words": hashlib.sha256(" ".join(heard.words).encode()).hexdigest()[:16],
     }
     status = 0
-    for part in ("train", "valid", "listen"):
-        if part == "listen" and not (args.sound / part).exists():
+    for part in ("train", "valid", LISTEN):
+        if part == LISTEN and not (args.sound / part).exists():
             continue
         folder = args.out / part
         folder.mkdir(parents=True, exist_ok=True)
         plan = []
         for source in sorted((args.sound / part).glob("*.json")):
-            material = json.dumps([settings, hashlib.sha256(source.read_bytes()).hexdigest()])
+            material = json.dumps([settings, part, hashlib.sha256(source.read_bytes()).hexdigest()])
             key = hashlib.sha256(material.encode()).hexdigest()[:32]
             plan.append((source, folder / f"shard-{source.stem}.safetensors", key))
         todo = [work for work in plan if finished(work[1], work[2]) is None]
