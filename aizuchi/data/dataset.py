@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aizuchi.data.alignments import TextConditions
-from aizuchi.data.dialogues import Source, parse_sources
 from aizuchi.data.frames import FRAME_RATE
 from aizuchi.data.shards import ShardFolder
+from aizuchi.data.sources import Source, parse_sources
 from aizuchi.errors import AizuchiError
 
 PADDING = -1  # beyond the end of a dialogue, and text that is not known: nothing to learn

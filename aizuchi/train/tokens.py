@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aizuchi.data.dialogues import parse_sources
 from aizuchi.data.shards import ShardFolder
+from aizuchi.data.sources import parse_sources
 from aizuchi.errors import AizuchiError
 
 from .disturb import hide_frames, warp_frames

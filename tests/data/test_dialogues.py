@@ -16,12 +16,12 @@ from aizuchi.data.dialogues import (
     check_dialogue,
     check_lists,
     cut,
-    parse_sources,
     read_dialogues,
     write_dialogue,
     write_list,
 )
 from aizuchi.data.frames import SpokenWord
+from aizuchi.data.sources import parse_sources
 from aizuchi.errors import AizuchiError
 from tests.data.helpers import make_dialogues
 
