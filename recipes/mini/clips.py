@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -163,26 +163,41 @@ def make_shard(shard: Shard, folder: Path, seed: int, size: int = CLIPS_PER_SHAR
     if path.exists():
         return {"clips": 0, "seconds": 0.0, "bytes": 0, "made": False}
     voice = get_voice(shard.voice)
+    spoken = (
+        (utterance, speed, voice.speak(utterance.text, speed))
+        for utterance, speed in shard_utterances(shard, seed, size)
+    )
+    return write_shard(shard, folder, seed, spoken)
+
+
+def write_shard(
+    shard: Shard, folder: Path, seed: int, spoken: Iterable[tuple[Utterance, float, Spoken]]
+) -> dict:
+    """Write a shard of utterances with their speeds and their sound; returns what `make_shard` does.
+
+    Raises:
+        AizuchiError: the times of a clip's words or phones can't be.
+    """
     parts, rows, at = [], [], 0
-    for utterance, speed in shard_utterances(shard, seed, size):
-        spoken = voice.speak(utterance.text, speed)
+    for utterance, speed, clip in spoken:
         try:
-            check_times(spoken)
+            check_times(clip)
         except ValueError as error:
             raise AizuchiError(f"voice {shard.voice}, text {utterance.text!r}: {error}") from error
-        parts += [spoken.audio, _PADDING]
+        parts += [clip.audio, _PADDING]
         rows.append(
             {
                 **asdict(utterance),
                 "speed": speed,
                 "start": at,
-                "stop": at + len(spoken.audio),
-                "exact": spoken.exact,
-                "words": spoken.words,
-                "phones": spoken.phones,
+                "stop": at + len(clip.audio),
+                "exact": clip.exact,
+                "words": clip.words,
+                "phones": clip.phones,
             }
         )
-        at += len(spoken.audio) + len(_PADDING)
+        at += len(clip.audio) + len(_PADDING)
+    path = shard.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = path.with_suffix(".flac")
     with atomic_path(audio) as temporary:

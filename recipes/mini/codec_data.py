@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from aizuchi.errors import AizuchiError
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import fresh_script
 from recipes.mini.labels import frame_labels
+from recipes.mini.lines import read_lines
 from recipes.mini.mix import USER_LEVEL, level, speak_assistant
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
@@ -29,24 +31,38 @@ UNKNOWN = -1
 
 
 def waves(
-    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 6000, assistant: float = 0.5
+    clips: str = "runs/mini/clips",
+    commands: str | None = None,
+    lines: int = 6000,
+    assistant: float = 0.5,
+    spoken: str | None = None,
 ) -> Waves:
     """The source of training rows.
 
     Args:
         clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
         lines: different sentences in the assistant's voice, see `_lines`. assistant: share of rows in which it speaks.
+        spoken: a folder of `recipes.mini.lines`, whose sentences are then the lines; None speaks them as they come.
     """
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines, validation=False, assistant=assistant)
+    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken)
 
 
 def validation_waves(
-    clips: str = "runs/mini/clips", commands: str | None = None, lines: int = 6000, assistant: float = 0.5
+    clips: str = "runs/mini/clips",
+    commands: str | None = None,
+    lines: int = 6000,
+    assistant: float = 0.5,
+    spoken: str | None = None,
 ) -> Waves:
     """The same of clips, recordings and lines that `waves` leaves out (one in fifty)."""
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), validation=True, assistant=assistant)
+    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken)
+
+
+def all_lines(lines: int = 6000) -> list[str]:
+    """The sentences that `waves` draws from, then those of `validation_waves`."""
+    return [*_lines(lines, False), *_lines(max(1, lines // 50), True)]
 
 
 def _kept_apart(name: str) -> bool:
@@ -57,9 +73,21 @@ class Waves:
     """See `waves`."""
 
     def __init__(
-        self, library: ClipLibrary, files: list[Path], lines: int, validation: bool, assistant: float = 0.5
+        self,
+        library: ClipLibrary,
+        files: list[Path],
+        lines: int,
+        validation: bool,
+        assistant: float = 0.5,
+        spoken: str | None = None,
     ) -> None:
-        self.lines = _lines(lines, validation)
+        self.spoken = None if spoken is None else read_lines(Path(spoken))
+        known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
+        self.lines = [text for text in known if _kept_apart(text) is validation]
+        if not self.lines:
+            raise AizuchiError(
+                f"{spoken} holds no lines for the {'validation' if validation else 'training'}"
+            )
         self.files = [f for f in files if _kept_apart(f.name) is validation]
         self.clips: dict[str, list[Clip]] = {}
         for voice in library.voices:
@@ -101,10 +129,13 @@ class Waves:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
         return np.clip(wave, -1, 1).astype(np.float32), labels
 
+    def _line(self, text: str) -> Spoken:
+        return speak_assistant(text) if self.spoken is None else self.spoken[text].read()
+
     def _speaker(self, kind: str, rng: random.Random):
         """Something that gives the next clip of a row, and whether its phones are known."""
         if kind == "assistant":
-            return lambda: (speak_assistant(rng.choice(self.lines)), True)
+            return lambda: (self._line(rng.choice(self.lines)), True)
         if kind == "recorded":
             return lambda: (level(read_recording(str(rng.choice(self.files))), USER_LEVEL), False)
         if kind == "room":
