@@ -63,7 +63,8 @@ def write_pairs(folder: Path, step: int, before: Tensor, after: Tensor, log: Any
 
 def _decode(model: Any, codes: Tensor) -> np.ndarray:
     """(1, K, T) -> (samples,)."""
-    return model.audio_encoder.decode(codes, return_dict=True).audio_values[0, 0].float().cpu().numpy()
+    waves = model.audio_encoder.decode(codes.to(model.device), return_dict=True).audio_values
+    return waves[0, 0].float().cpu().numpy()
 
 
 def _words(text: Tensor, trainer: Any) -> str:

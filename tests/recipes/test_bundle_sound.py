@@ -40,7 +40,7 @@ def snr(original, decoded):
 def clips(tmp_path_factory):
     """Two voices, three shards."""
     folder = tmp_path_factory.mktemp("clips")
-    for voice, number in ((ASSISTANT, 0), (ASSISTANT, 1), ("flite:rms", 0)):
+    for voice, number in (("flite:rms", 0), ("flite:rms", 1), (ASSISTANT, 0)):
         texts = [f"what is {word} {number}" for word in ("seven", "moon", "blue")]
         said = ((Utterance("plus", text, {"a": 1}, (1,)), 1.0, speak(text + voice)) for text in texts)
         write_shard(Shard(voice, number), folder, 0, said)
