@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=6000,
         help="sentences, and one for validation beside every fifty: data.options.lines of the codec's "
-        "configuration (default %(default)s; 1000 are 40 min)",
+        "configuration (default %(default)s; 1000 are half an hour)",
     )
     for one in (clips, lines):
         one.add_argument(

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from aizuchi.errors import AizuchiError
+from aizuchi.audio import read_audio_with_rate
 from recipes.mini.bundle_codings import exact_content, exact_item
 from recipes.mini.bundle_parts import Bundle, BundleError, Item, new_folder, write_bundle, write_file
 from recipes.mini.clips import read_shard
@@ -56,17 +56,14 @@ def pack_clips(
     for path in found:
         if hours is not None and seconds >= hours * 3600:
             break
-        read_shard(path)  # refuses what no training may hear
-        info = soundfile.info(path.with_suffix(".flac"))
-        if info.samplerate != RATE or info.channels != 1:
-            raise BundleError(f"{path.with_suffix('.flac')} is not mono at {RATE} Hz")
-        chosen.append(path)
-        seconds += info.frames / RATE
+        spoken = read_shard(path)  # refuses what no training may hear
+        chosen.append((path, max(clip.stop for clip in spoken)))
+        seconds += chosen[-1][1] / RATE
 
     def items() -> Iterator[Item]:
-        for path in tqdm(chosen, unit="shard", desc="coding"):
+        for path, least in tqdm(chosen, unit="shard", desc="coding"):
             name = path.relative_to(clips)
-            yield _opus_item(name.with_suffix(".flac").as_posix(), path.with_suffix(".flac"), kbps)
+            yield _opus_item(name.with_suffix(".flac").as_posix(), path.with_suffix(".flac"), kbps, least)
             yield exact_item(name.as_posix(), path.read_bytes(), "lzma")
 
     size = write_bundle(out, kind, items(), part_bytes, {"hours": round(seconds / 3600, 3), "kbps": kbps})
@@ -120,13 +117,15 @@ def shift_between(original: np.ndarray, decoded: np.ndarray) -> int:
     return int(near.argmax()) - _SHIFT
 
 
-def _opus_item(name: str, path: Path, kbps: float) -> Item:
-    try:
-        samples, _ = soundfile.read(path, dtype="float32")
-        blob = encode_opus(samples, kbps)
-        decoded = decode_opus(blob)
-    except soundfile.LibsndfileError as error:
-        raise AizuchiError(f"{path} can't be coded ({error.error_string})") from error
+def _opus_item(name: str, path: Path, kbps: float, least: int) -> Item:
+    """The sound of a shard whose last clip ends at sample `least`."""
+    channels, rate = read_audio_with_rate(path, rate=None, mono=False)
+    if rate != RATE or len(channels) != 1:
+        raise BundleError(f"{path} is not mono at {RATE} Hz")
+    if len(samples := channels[0]) < least:
+        raise BundleError(f"{path} is cut: {len(samples)} samples, and clips up to {least}")
+    blob = encode_opus(samples, kbps)
+    decoded = decode_opus(blob)
     shift = shift_between(samples, decoded)
     if abs(shift) == _SHIFT or abs(len(decoded) - len(samples)) > _SHIFT:
         raise BundleError(f"{path} does not come back from Opus in its place")

@@ -158,7 +158,11 @@ class Bundle:
             self._parts = [(part["file"], part["bytes"], part["sha256"]) for part in content["parts"]]
             self._rows = [dict(row) for row in content["items"]]
             self.names = [_check_name(row["name"]) for row in self._rows]
+            if strange := [name for name, _, _ in self._parts if not _PART.fullmatch(name)]:
+                raise ValueError(f"a part named {strange[0]!r}")
             whole = sum(row["blob"] for row in self._rows) == sum(size for _, size, _ in self._parts)
+        except BundleError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{folder / INDEX} is damaged ({error!r}): copy it again") from error
         if not whole:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -366,3 +367,26 @@ def test_tokens_are_unpacked_and_trained_on_without_a_library_for_sound():
     modules = "recipes.mini.bundle_tokens, recipes.mini.bundle_files, aizuchi.train.start"
     code = f"import sys, {modules}\nassert not {{'soundfile', 'soxr'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+def test_the_page_gives_commands_that_are_there():
+    from aizuchi.train.config import load_config
+    from aizuchi.train.mimi_config import MimiTraining
+    from aizuchi.train.moshi_config import MoshiTraining
+
+    page = (ROOT / "recipes/mini/README.md").read_text(encoding="utf-8")
+    section = page.split("## On a borrowed GPU\n")[1].split("\n## ")[0].replace("\\\n", " ")
+    blocks = section.split("```")[1::2]
+    parsed = []
+    for line in (line for block in blocks for line in block.splitlines()):
+        words = shlex.split(line, comments=True)
+        if "recipes.mini.bundle" in words:
+            given = words[words.index("recipes.mini.bundle") + 1 :]
+            parsed.append(bundle.build_parser().parse_args(given))
+        elif "train" in words:
+            kind, config, *rest = words[words.index("train") + 1 :]
+            assert set(rest[::2]) == {"--set"}
+            load_config({"moshi": MoshiTraining, "mimi": MimiTraining}[kind], ROOT / config, rest[1::2])
+            parsed.append(kind)
+    assert len(parsed) == 10 and {"moshi", "mimi"} <= set(map(str, parsed))

@@ -1,6 +1,8 @@
 """Bundles of the mini recipe's clips and lines: sound that comes back in its place, sample by sample as long."""
 
 import json
+import re
+import shutil
 import zlib
 
 import numpy as np
@@ -148,6 +150,25 @@ def test_a_held_out_voice_is_not_packed(clips, tmp_path, capsys):
     command = ["pack", "clips", "--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "bundle")]
     assert bundle.main(command) == 2
     assert "held out" in capsys.readouterr().err and not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda audio: audio.write_bytes(audio.read_bytes()[:20000]), "is (cut|damaged)"),
+        (lambda audio: soundfile.write(audio, np.zeros(9000, np.float32), RATE), "is cut: 9000 samples"),
+        (lambda audio: soundfile.write(audio, np.zeros((90000, 2)), RATE), "is not mono"),
+        (lambda audio: soundfile.write(audio, np.zeros(90000), 2 * RATE), "is not mono at 24000"),
+        (lambda audio: audio.write_bytes(b"no sound at all"), "is not a sound file"),
+        (lambda audio: audio.unlink(), "is missing"),
+    ],
+)
+def test_damaged_clips_are_not_packed(clips, tmp_path, capsys, harm, message):
+    shutil.copytree(clips / "flite", tmp_path / "clips/flite")
+    harm(tmp_path / "clips/flite/rms/00001.flac")
+    command = ["pack", "clips", "--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "bundle")]
+    assert bundle.main(command) == 2
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / "bundle").exists()
 
 
 @pytest.fixture(scope="module")
