@@ -25,15 +25,21 @@ _KMEANS_VECTORS = 32  # at most so many a codebook entry
 class Quantized:
     """What the quantizer made of latents.
 
-    latents: (B, H, T), straight-through. semantic: (B, H, T), the semantic codebooks' part alone.
-    codes: (B, K, T). commitment: scalar. inputs: for each codebook the vectors (B, T, dim) it quantized.
+    latents: (D, H, T), straight-through, of the D rows that are decoded. semantic: (B, H, T), the semantic codebooks'
+    part alone. commitment: scalar. inputs: for each codebook the vectors (rows, T, dim) it quantized: of all B rows for
+    semantic codebooks, of D for the others. assigned: their codes, (rows, T) each.
     """
 
     latents: Tensor
     semantic: Tensor
-    codes: Tensor
     commitment: Tensor
     inputs: list[Tensor]
+    assigned: list[Tensor]
+
+    @property
+    def codes(self) -> Tensor:
+        """(B, K, T), where all rows are decoded."""
+        return torch.stack(self.assigned, 1)
 
 
 class CodebookTrainer:
@@ -65,20 +71,26 @@ class CodebookTrainer:
         q = self.quantizer
         return [q.semantic_residual_vector_quantizer, q.acoustic_residual_vector_quantizer]
 
-    def quantize(self, latents: Tensor, levels: Tensor | None = None) -> Quantized:
-        """Quantize latents (B, H, T), row b with its first ``levels[b]`` codebooks (B,); None = all.
+    def quantize(
+        self, latents: Tensor, levels: Tensor | None = None, decoded: Tensor | None = None
+    ) -> Quantized:
+        """Quantize latents (B, H, T), row b with its first ``levels[b]`` codebooks (B,); None = all. Rows that are not
+        ``decoded`` (B,) meet the semantic codebooks alone.
 
         Every row is run through all codebooks, so that dropped ones go on learning. Distances are taken in float32,
         whatever the layers around compute in: bfloat16 would choose other entries than encoding does.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            return self._quantize(latents.float(), levels)
+            return self._quantize(latents.float(), levels, decoded)
 
-    def _quantize(self, latents: Tensor, levels: Tensor | None) -> Quantized:
+    def _quantize(self, latents: Tensor, levels: Tensor | None, decoded: Tensor | None) -> Quantized:
         outputs, codes, losses, inputs = [], [], [], []
         first = 0  # number of the branch's first codebook
         for branch in self.branches:
-            projected = residual = branch._project(latents)  # (B, T, dim)
+            if first > 0 and decoded is not None:
+                latents = latents[decoded]
+                levels = None if levels is None else levels[decoded]
+            projected = residual = branch._project(latents)  # (rows, T, dim)
             kept = torch.zeros_like(projected)
             for level, codebook in enumerate(branch.codebooks(), start=first):
                 inputs.append(residual.detach())
@@ -93,17 +105,13 @@ class CodebookTrainer:
                 semantic = outputs[0]
                 if self.apart:
                     outputs[0] = branch._restore(kept)
+                if decoded is not None:
+                    outputs[0] = outputs[0][decoded]
             if levels is not None and first > 0:
                 # a row without acoustic codebooks gets nothing from them, nor a gradient through them
                 outputs[-1] = outputs[-1] * (levels > first)[:, None, None]
             first += len(branch.layers)
-        return Quantized(
-            outputs[0] + outputs[1],
-            semantic,
-            torch.stack(codes, 1),
-            torch.stack(losses).mean(),
-            inputs,
-        )
+        return Quantized(outputs[0] + outputs[1], semantic, torch.stack(losses).mean(), inputs, codes)
 
     def unquantized_semantic(self, latents: Tensor) -> Tensor:
         """The semantic part of latents (B, H, T) before there are codebooks: through its projections alone."""
@@ -117,6 +125,7 @@ class CodebookTrainer:
         generator: np.random.Generator,
         per_step: int | None = None,
         head: Any = None,
+        decoded: Tensor | None = None,
     ) -> None:
         """Begin every codebook with k-means over the latents (N, H, T) that it will quantize.
 
@@ -127,9 +136,11 @@ class CodebookTrainer:
             per_step: vectors of a training step, which the usage is scaled to: a codebook that began heavier than
                 its steps would lag behind an encoder that is still moving. Default: as many as there are here.
             head: what tells the teacher's labels from the semantic part; it goes on telling the same.
+            decoded: (N,) rows that acoustic codebooks are for; None for all.
         """
         for branch in self.branches:
             if branch is self.branches[1]:
+                latents = latents if decoded is None else latents[decoded]
                 self._scale_semantic(latents, head)
                 fit_projections(branch, latents, latents - self._semantic(latents))
                 for projection in (branch.input_proj, branch.output_proj):
@@ -176,7 +187,7 @@ class CodebookTrainer:
         revived = 0
         codebooks = self.quantizer.codebooks()
         counts, sums = [], []
-        for codebook, codes, inputs in zip(codebooks, quantized.codes.unbind(1), quantized.inputs):
+        for codebook, codes, inputs in zip(codebooks, quantized.assigned, quantized.inputs):
             size, dim = codebook.embed_sum.shape
             flat = codes.flatten()
             counts.append(torch.bincount(flat, minlength=size).float())

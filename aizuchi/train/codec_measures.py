@@ -22,7 +22,8 @@ def measure_codec(
     head: Any = None,
 ) -> dict[str, float]:
     """Means over rows: the spectral loss through the codes and without them, SI-SDR (dB), usage of the codebooks, and
-    the rank of what the acoustic ones quantize (`effective_rank`).
+    the rank of what the acoustic ones quantize (`effective_rank`): of rows that are to be decoded; and how well the
+    semantic codebooks tell, of all.
 
     Args:
         codec: `MimiModel`, in evaluation mode. batches: on its device.
@@ -31,11 +32,19 @@ def measure_codec(
     sizes = codec.config
     counter = CodeCounter(sizes.num_quantizers, sizes.codebook_size)
     totals = {"spectral": 0.0, "spectral_unquantized": 0.0, "si_sdr": 0.0}
-    rows = 0
+    rows = decoded = 0
     acoustic = []
     for batch in batches:
-        wave, n = batch.wave, len(batch.wave)
-        latents = codec.encode_latent(wave)
+        latents = codec.encode_latent(batch.wave)
+        wanted = None if head is None else target(batch)
+        if wanted is not None:
+            told = codec.quantizer.decode(codec.quantizer.encode(latents, sizes.num_semantic_quantizers))
+            score = float(head(told, wanted)[1]) * len(latents)
+            totals["semantic_score"] = totals.get("semantic_score", 0.0) + score
+        rows += len(latents)
+        wave = batch.decoded_wave
+        latents = latents if batch.decoded is None else latents[batch.decoded]
+        n = len(wave)
         codes = codec.quantizer.encode(latents)
         counter.add(codes)
         acoustic.append(codec.quantizer.acoustic_residual_vector_quantizer._project(latents).flatten(0, 1))
@@ -44,13 +53,8 @@ def measure_codec(
         totals["spectral"] += float(spectral(made, wave)) * n
         totals["spectral_unquantized"] += float(spectral(plain, wave)) * n
         totals["si_sdr"] += float(si_sdr(made[:, 0], wave[:, 0]).sum())
-        wanted = None if head is None else target(batch)
-        if wanted is not None:
-            told = codec.quantizer.decode(codes[:, : sizes.num_semantic_quantizers])
-            score = float(head(told, wanted)[1]) * n
-            totals["semantic_score"] = totals.get("semantic_score", 0.0) + score
-        rows += n
-    values = {name: total / rows for name, total in totals.items()}
+        decoded += n
+    values = {name: total / (rows if name == "semantic_score" else decoded) for name, total in totals.items()}
     values["acoustic_rank"] = effective_rank(torch.cat(acoustic))
     return values | counter.result(sizes.frame_rate)
 

@@ -40,24 +40,30 @@ class CodecPass(nn.Module):
         bypass: Tensor | None,
         target: Tensor | None,
         quantize: bool = True,
+        decoded: Tensor | None = None,
     ) -> tuple[Tensor | None, Quantized | None, Tensor, Tensor]:
-        """Waveforms (B, 1, S) -> (output (B, 1, S), what was quantized, semantic loss, how well it is told).
+        """Waveforms (B, 1, S) -> (output (D, 1, S), what was quantized, semantic loss, how well it is told).
 
         There is no output where only the semantic part is trained.
 
         Args:
             levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
+            decoded: (B,) the D rows that are decoded; None for all. The others are only heard: they cost a third.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_part != "decoder"):
-            latents = decoded = self.codec.encode_latent(wave)
-            quantized = self.quantizer.quantize(latents, levels) if quantize else None
-        if quantized is not None:
-            decoded = quantized.latents
-            if bypass is not None:
-                decoded = torch.where(bypass[:, None, None], latents, decoded)
+            latents = self.codec.encode_latent(wave)
+            quantized = self.quantizer.quantize(latents, levels, decoded) if quantize else None
+        plain = latents if decoded is None else latents[decoded]
+        if quantized is None:
+            chosen = plain
+        elif bypass is None:
+            chosen = quantized.latents
+        else:
+            bypass = bypass if decoded is None else bypass[decoded]
+            chosen = torch.where(bypass[:, None, None], plain, quantized.latents)
         output = None
         if self.train_part != "semantic":
-            output = self.codec.decode_latent(decoded)[..., : wave.shape[-1]]
+            output = self.codec.decode_latent(chosen)[..., : wave.shape[-1]]
         loss = score = latents.new_zeros(())
         if self.head is not None and target is not None:
             loss, score = self.head(self.quantizer.unquantized_semantic(latents), target)

@@ -156,19 +156,21 @@ class MimiTrainer(TrainingRun):
     def train_step(self, batch: WaveBatch) -> Values:
         """One step of the codec, and of its adversary where that has come in."""
         config, step = self.config, self.step
-        batch = self._to_device(batch)
-        wave = batch.wave
+        batch = batch.to(self.accelerator.device)
         if config.train == "semantic":
             return self._semantic_step(batch)
         quantize = step >= config.quantizer.start or self.decoder_only
         if step == config.quantizer.start and (config.checkpoint is None or config.quantizer.renew):
             self._initialise_codebooks()
         self._set_rates()
-        levels, bypass = self._draw_levels(len(wave))
+        levels, bypass = self._draw_levels(len(batch.wave))
         if self.decoder_only:  # it has to decode codes, and all of them
             levels = bypass = None
         target = None if self.decoder_only else self.target(batch)
-        output, quantized, semantic, score = self.model(wave, levels, bypass, target, quantize)
+        output, quantized, semantic, score = self.model(
+            batch.wave, levels, bypass, target, quantize, batch.decoded
+        )
+        wave = batch.decoded_wave
         losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
         if config.loss.envelope:
             losses["envelope"] = self.envelope(output, wave)
@@ -213,7 +215,7 @@ class MimiTrainer(TrainingRun):
             values["discriminator"] = self._adversary_step(
                 adversary, wave[..., stretch], output.detach()[..., stretch]
             )
-        return self._end_step(wave, values)
+        return self._end_step(batch.wave, values)
 
     def _end_step(self, wave: Tensor, values: Values) -> Values:
         self._average()
@@ -275,15 +277,17 @@ class MimiTrainer(TrainingRun):
     def _initialise_codebooks(self) -> None:
         """k-means over the latents of the next batches, the same on every process."""
         steps = self.steps_data
-        latents = []
+        latents, decoded = [], []
         for i in range(self.config.quantizer.init_batches):
             first = (self.step + i) * steps.batch_size
-            rows = steps.rows(range(first, first + steps.batch_size))
-            latents.append(self.codec.encode_latent(rows.wave.to(self.accelerator.device)))
+            rows = steps.rows(range(first, first + steps.batch_size)).to(self.accelerator.device)
+            latents.append(self.codec.encode_latent(rows.wave))
+            everyone = torch.ones(len(rows.wave), dtype=torch.bool, device=rows.wave.device)
+            decoded.append(everyone if rows.decoded is None else rows.decoded)
         vectors = steps.batch_size * latents[0].shape[-1]
         generator = keyed_generator(self.config.seed, "kmeans")
         head = self.accelerator.unwrap_model(self.model).head
-        self.codebooks.initialise(torch.cat(latents), generator, vectors, head)
+        self.codebooks.initialise(torch.cat(latents), generator, vectors, head, torch.cat(decoded))
 
     def _set_rates(self) -> None:
         schedule = self.config.schedule
@@ -305,10 +309,6 @@ class MimiTrainer(TrainingRun):
             mean.lerp_(parameter, 1 - decay)
         for mean, buffer in zip(self.averages.buffers(), self.codec.buffers()):
             mean.copy_(buffer)
-
-    def _to_device(self, batch: WaveBatch) -> WaveBatch:
-        device = self.accelerator.device
-        return WaveBatch(batch.wave.to(device), None if batch.labels is None else batch.labels.to(device))
 
     # -- measures --------------------------------------------------------------------------------------------
     @property
@@ -337,7 +337,7 @@ class MimiTrainer(TrainingRun):
             raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
         rows, size = config.data.valid_items, config.batch_size
         positions = (range(VALIDATION + i, VALIDATION + min(i + size, rows)) for i in range(0, rows, size))
-        batches = (self._to_device(self.valid.rows(p, augment=False)) for p in positions)
+        batches = (self.valid.rows(p, augment=False).to(self.accelerator.device) for p in positions)
         head = self.accelerator.unwrap_model(self.model).head
         with self.exported() as codec:
             if config.train == "semantic":

@@ -2,9 +2,12 @@
 
 A *wave source* is an object with
 
-    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, or (wave, labels)
+    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels), or
+        (wave, labels, decoded)
 
 where the wave is float32 (samples,) at 24 kHz and labels, if any, are one integer a frame, -1 where none is known.
+A row that is not to be decoded (False) teaches the semantic codebook alone, at a third of the cost: so a codec that
+speaks with one voice learns to hear many.
 What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
 """
 
@@ -43,10 +46,23 @@ class WaveSource(Protocol):
 
 @dataclass
 class WaveBatch:
-    """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels."""
+    """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels. decoded: (B,) bool, rows that
+    are decoded, one at least; None for all.
+    """
 
     wave: Tensor
     labels: Tensor | None = None
+    decoded: Tensor | None = None
+
+    @property
+    def decoded_wave(self) -> Tensor:
+        """(D, 1, S): the rows that are decoded."""
+        return self.wave if self.decoded is None else self.wave[self.decoded]
+
+    def to(self, device: torch.device) -> WaveBatch:
+        """The batch on a device."""
+        labels, decoded = (None if x is None else x.to(device) for x in (self.labels, self.decoded))
+        return WaveBatch(self.wave.to(device), labels, decoded)
 
 
 class FileWaves:
@@ -211,11 +227,11 @@ class WaveSteps(torch.utils.data.Dataset):
 
     def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
         """Rows of these positions, augmented by gain."""
-        waves, labels = [], []
+        waves, labels, decoded = [], [], []
         for position in positions:
             generator = keyed_generator(self.seed, "wave", position)
             made = self.source.draw(position, self.samples, generator)
-            wave, label = made if isinstance(made, tuple) else (made, None)
+            wave, label, whole = (*made, True)[:3] if isinstance(made, tuple) else (made, None, True)
             wave = np.asarray(wave, np.float32)
             if wave.shape != (self.samples,):
                 raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
@@ -227,7 +243,10 @@ class WaveSteps(torch.utils.data.Dataset):
                 )
             waves.append(np.clip(wave, -1, 1))
             labels.append(label)
-        stacked = torch.from_numpy(np.stack(waves))[:, None]
-        if any(label is None for label in labels):
-            return WaveBatch(stacked)
-        return WaveBatch(stacked, torch.from_numpy(np.stack(labels)).long())
+            decoded.append(bool(whole))
+        batch = WaveBatch(torch.from_numpy(np.stack(waves))[:, None])
+        if all(label is not None for label in labels):
+            batch.labels = torch.from_numpy(np.stack(labels)).long()
+        if any(decoded) and not all(decoded):  # a step has something to decode
+            batch.decoded = torch.tensor(decoded)
+        return batch

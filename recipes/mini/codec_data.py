@@ -36,6 +36,7 @@ def waves(
     lines: int = 6000,
     assistant: float = 0.5,
     spoken: str | None = None,
+    decoded: float = 1.0,
 ) -> Waves:
     """The source of training rows.
 
@@ -43,9 +44,10 @@ def waves(
         clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
         lines: different sentences in the assistant's voice, see `_lines`. assistant: share of rows in which it speaks.
         spoken: a folder of `recipes.mini.lines`, whose sentences are then the lines; None speaks them as they come.
+        decoded: share of the others' rows that are decoded too. What is never decoded, the codec only hears.
     """
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken)
+    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded)
 
 
 def validation_waves(
@@ -54,10 +56,11 @@ def validation_waves(
     lines: int = 6000,
     assistant: float = 0.5,
     spoken: str | None = None,
+    decoded: float = 1.0,
 ) -> Waves:
     """The same of clips, recordings and lines that `waves` leaves out (one in fifty)."""
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken)
+    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken, decoded)
 
 
 def all_lines(lines: int = 6000) -> list[str]:
@@ -80,7 +83,9 @@ class Waves:
         validation: bool,
         assistant: float = 0.5,
         spoken: str | None = None,
+        decoded: float = 1.0,
     ) -> None:
+        self.decoded = decoded
         self.spoken = None if spoken is None else read_lines(Path(spoken))
         known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
         self.lines = [text for text in known if _kept_apart(text) is validation]
@@ -103,7 +108,7 @@ class Waves:
         self.shares |= {k: (1 - assistant) * v / sum(others.values()) for k, v in others.items()}
 
     def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
-        """A row of (samples,) float32 and its labels (samples / 1920,) int64."""
+        """A row of (samples,) float32, its labels (samples / 1920,) int64, and whether it is decoded."""
         rng = random.Random(int(generator.integers(1 << 62)))
         kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
         wave = np.zeros(samples, np.float32)
@@ -127,7 +132,8 @@ class Waves:
         labels = np.where(labels == UNKNOWN, UNKNOWN, told)
         if kind != "assistant" and rng.random() < NOISY:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
-        return np.clip(wave, -1, 1).astype(np.float32), labels
+        whole = kind == "assistant" or rng.random() < self.decoded
+        return np.clip(wave, -1, 1).astype(np.float32), labels, whole
 
     def _line(self, text: str) -> Spoken:
         return speak_assistant(text) if self.spoken is None else self.spoken[text].read()

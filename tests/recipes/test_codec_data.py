@@ -26,7 +26,7 @@ def test_rows_follow_from_their_position(clips):
     first, second = waves(str(clips), lines=6), waves(str(clips), lines=6)
     draw(first, 3)
     for position in (0, 7):
-        (wave, labels), (again, labels_again) = draw(first, position), draw(second, position)
+        (wave, labels, _), (again, labels_again, _) = draw(first, position), draw(second, position)
         assert np.array_equal(wave, again) and np.array_equal(labels, labels_again)
         assert wave.shape == (23040,) and wave.dtype == np.float32 and np.isfinite(wave).all()
         assert labels.shape == (12,) and labels.min() >= -1 and labels.max() < CLASSES
@@ -38,7 +38,7 @@ def test_labels_tell_speech_from_silence(clips):
     source.shares = {"assistant": 1}
     rms = {True: [], False: []}
     for position in range(12):
-        wave, labels = draw(source, position)
+        wave, labels, _ = draw(source, position)
         for frame, label in zip(wave.reshape(12, 1920), labels):
             rms[bool(label)].append(float(np.sqrt((frame**2).mean())))
     assert np.median(rms[True]) > 10 * np.median(rms[False])
@@ -51,3 +51,11 @@ def test_validation_has_clips_of_its_own(clips):
     train, valid = waves(str(clips), lines=6), validation_waves(str(clips), lines=300)
     assert not names(train) & names(valid)
     assert len(names(train) | names(valid)) == 40
+
+
+def test_others_may_be_heard_only(clips):
+    def kinds(share, assistant):
+        source = waves(str(clips), lines=6, decoded=share, assistant=assistant)
+        return [draw(source, position)[2] for position in range(12)]
+
+    assert all(kinds(1.0, 0.0)) and not any(kinds(0.0, 0.0)) and all(kinds(0.0, 1.0))
