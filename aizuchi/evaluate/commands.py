@@ -313,9 +313,14 @@ def optional_recognizer(args: Any) -> Any | None:
 
 
 def _mimi_of(spec: str | None) -> Any:
-    """The codec of a model by name, or of the one that comes with aizuchi."""
+    """The codec of a model by name, or of the one that comes with aizuchi; or a codec that stands alone."""
+    from aizuchi.checkpoints.find import find
     from aizuchi.evaluate.model_system import load_model_system
 
+    if spec is not None and Path(spec).exists() and find(spec).holds == "mimi":
+        from aizuchi.models.mimi import MimiModel
+
+        return MimiModel.from_pretrained(spec).eval()
     if spec is not None and ":" in spec and not Path(spec).exists():
         raise AizuchiError(f"{spec} is a system, not a model: give its codec as --codec {spec} --no-model")
     return load_model_system(spec).model.audio_encoder

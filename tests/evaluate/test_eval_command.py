@@ -137,6 +137,27 @@ def test_the_benchmarks_recordings_are_scored_in_place(tmp_path, capsys):
     assert "pause handling: take-over rate 100.0 %" in capsys.readouterr().out
 
 
+def test_a_codec_that_stands_alone(tmp_path, capsys):
+    """What `aizuchi train mimi` leaves needs no language model around it to be measured."""
+    from aizuchi.train.mimi_start import make_codec
+    from tests.train.tiny_codec import config_of
+
+    make_codec(config_of(tmp_path / "run")).save_pretrained(tmp_path / "codec")
+    write_audio(tmp_path / "speech.wav", bursts([(0.2, 0.9)], 1.0), RATE)
+    arguments = [
+        "codec",
+        tmp_path / "speech.wav",
+        "-m",
+        tmp_path / "codec",
+        "--codec",
+        "original",
+        "--no-wer",
+    ]
+    assert run(*arguments, "--codebooks", "1", "4", "--metrics", "si-sdr", "--out", tmp_path / "out") == 0
+    rows = json.loads((tmp_path / "out" / "codec.json").read_text())
+    assert "Mimi" in json.dumps(rows) and capsys.readouterr().out
+
+
 def test_all_on_a_stand_in(tmp_path, capsys, monkeypatch):
     """Everything in one go; the metrics that need packages are left out by taking the packages away."""
     from aizuchi.errors import MissingDependencyError
