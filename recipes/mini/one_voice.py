@@ -1,6 +1,6 @@
 """Sentences of one voice as sound files, for a codec of that voice: `python -m recipes.mini.one_voice --help`.
 
-Beside each sound file lie its phones (JSON), for `semantic.teacher: labels`, and its text, for a recogniser to be judged
+Beside each sound file lie its phones (JSON), for `semantic.teacher: labels`, and its text, for a recogniser to judge
 by. `configs/voice.yaml` learns from the folder `train`; `held-out` holds other sentences of the same voice.
 """
 
