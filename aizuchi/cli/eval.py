@@ -107,8 +107,8 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m",
         "--model",
-        help="folder or hub name (for `codec`, also of a codec alone); 'random'; or package.module:factory of a "
-        "system of one's own",
+        help="folder or hub name (for `codec` also the folder of a codec alone); 'random'; or "
+        "package.module:factory of a system of one's own",
     )
     parser.add_argument("--seed", type=int, default=0, help="of sampling and synthesis (default: 0)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")

@@ -7,7 +7,8 @@ A *wave source* is an object with
 
 where the wave is float32 (samples,) at 24 kHz and labels, if any, are one integer a frame, -1 where none is known.
 A row that is not to be decoded (False) teaches the semantic codebook alone, at a third of the cost: so a codec that
-speaks with one voice learns to hear many.
+speaks with one voice learns to hear many. Each process means over the rows that it decodes, so with such rows several
+processes are not one to the last digit; where none is to be decoded, all are.
 What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
 """
 

@@ -8,6 +8,7 @@ to listen, when to speak and what to say. Training goes on from there.
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,11 @@ def paired_codes(old: Path, new: Path, frames: int) -> dict[str, tuple[np.ndarra
 
 def carried(table: Tensor, old: np.ndarray, new: np.ndarray, size: int) -> Tensor:
     """Rows of a table (V, D) for new codes (N,): the mean of the old codes' rows in the same frames."""
-    counts = np.zeros((size, size))
-    np.add.at(counts, (new, old), 1)
-    rows = table[:size].double()
-    total = torch.from_numpy(counts.sum(0) / counts.sum()) @ rows
-    counts_ = torch.from_numpy(counts)
-    made = (counts_ @ rows + RIDGE * total) / (counts_.sum(1, keepdim=True) + RIDGE)
-    return made.to(table)
+    counted = np.zeros((size, size))
+    np.add.at(counted, (new, old), 1)
+    counts, rows = torch.from_numpy(counted), table[:size].double()
+    mean = counts.sum(0) / counts.sum() @ rows
+    return ((counts @ rows + RIDGE * mean) / (counts.sum(1, keepdim=True) + RIDGE)).to(table)
 
 
 def fitted(tables: list[Tensor], old: np.ndarray, new: np.ndarray, size: int) -> list[Tensor]:
@@ -80,10 +79,20 @@ def fitted(tables: list[Tensor], old: np.ndarray, new: np.ndarray, size: int) ->
 
 @torch.no_grad()
 def recode(model: Any, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Change a model's embeddings and heads of codes, in place."""
+    """Change a model's embeddings and heads of codes, in place.
+
+    Raises:
+        AizuchiError: the tokens are not as the model has them.
+    """
     size = model.config.audio_vocab_size
     own = model.config.num_model_codebooks
     old, new = pairs["model"]
+    for which, codes in (("old", old), ("new", new)):
+        if codes.shape[1] != own or codes.max() >= size:
+            raise AizuchiError(
+                f"the {which} tokens have {codes.shape[1]} codebooks and codes up to {codes.max()}, "
+                f"the model {own} codebooks of {size}"
+            )
     tables, depth = model.embed_tokens, model.depth_decoder
     # the first codebook comes in a frame of its own, the others one later (the acoustic delay): two fits
     rows = [carried(tables[0].weight, old[:, 0], new[:, 0], size)]
@@ -113,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
     model.audio_encoder = codec
     model.config.audio_encoder_config = codec.config
     save_model(model, args.out)
+    for path in args.model.glob("tokenizer*"):
+        shutil.copyfile(path, args.out / path.name)
     print(args.out)
     return 0
 

@@ -60,6 +60,13 @@ def test_a_code_that_never_came_begins_as_the_mean(model):
     torch.testing.assert_close(made[8], table[7:9].mean(0), rtol=0, atol=0.3)
 
 
+@pytest.mark.parametrize("codes", [np.zeros((9, CODEBOOKS - 1), int), np.full((9, CODEBOOKS), SIZE)])
+def test_tokens_of_another_shape_are_refused(model, codes):
+    fits = np.zeros((9, CODEBOOKS), int)
+    with pytest.raises(AizuchiError, match=f"the model {CODEBOOKS} codebooks of {SIZE}"):
+        recode.recode(model, {"model": (fits, codes), "user": (fits, fits)})
+
+
 def test_other_dialogues_are_refused(tmp_path, monkeypatch):
     class Source:
         def __init__(self, folder):
