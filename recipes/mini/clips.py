@@ -76,25 +76,32 @@ class Clip:
         return Spoken(audio, self.words, self.phones, self.exact)
 
 
+# The voices that cost next to nothing, with how many of a round's shards each speaks.
+_FAST = {
+    ASSISTANT: 60,
+    "pico:en-US": 16,
+    "flite:rms": 14,
+    "flite:slt": 10,
+    "flite:kal16": 5,
+    "festival:slt": 1,
+}
+
+
+def _fast_voices(first: int = 0) -> Iterator[Shard]:
+    """Their shards, from number `first` on, those of every voice spread over the whole."""
+    for number in range(max(_FAST.values())):
+        for voice, shards in _FAST.items():
+            if (number + 1) * shards // 60 > number * shards // 60:
+                yield Shard(voice, first + number * shards // 60)
+
+
 def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
     """Shards in the order in which they are made: a spread over the cheap voices first, then Kokoro in rounds.
 
     Each Kokoro round is one shard of every plain voice and of ten new mixes. The end is far away: the caller
     stops by size or by time.
     """
-    cheap = {
-        ASSISTANT: 60,
-        "pico:en-US": 16,
-        "flite:rms": 14,
-        "flite:slt": 10,
-        "flite:kal16": 5,
-        "festival:slt": 1,
-    }
-    for number in range(max(cheap.values())):
-        for voice, shards in cheap.items():
-            # spread the shards of every voice over the whole of this part
-            if (number + 1) * shards // 60 > number * shards // 60:
-                yield Shard(voice, number * shards // 60)
+    yield from _fast_voices()
     rng, mixes = random.Random(f"{seed}/mixes"), defaultdict(int)
     for number in range(rounds):
         for voice in training_voices("kokoro"):
@@ -106,7 +113,8 @@ def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
 
 
 def listening_plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
-    """Shards of words in any order, in rounds: one of every plain Kokoro voice and of ten new mixes."""
+    """Shards of words in any order: the fast voices, then Kokoro in rounds of every plain voice and ten new mixes."""
+    yield from _fast_voices(LISTENING)
     rng, mixes = random.Random(f"{seed}/listening"), defaultdict(int)
     for number in range(rounds):
         for voice in training_voices("kokoro"):

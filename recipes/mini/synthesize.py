@@ -194,9 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     clips.add_argument(
         "--engines", nargs="*", metavar="E", help="only these of hibari kokoro flite pico festival"
     )
-    clips.add_argument(
-        "--listening", action="store_true", help="words in any order, Kokoro's voices, instead of phrases"
-    )
+    clips.add_argument("--listening", action="store_true", help="words in any order instead of phrases")
     clips.add_argument("--size", type=int, default=CLIPS_PER_SHARD, help=argparse.SUPPRESS)
     clips.set_defaults(run=make_clips)
     questions = commands.add_parser(
