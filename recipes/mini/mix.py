@@ -26,10 +26,12 @@ from recipes.mini.listening import write_listening
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
 from recipes.mini.sources import RECORDED, draw_source, read_recording
+from recipes.mini.splices import spliced
 from recipes.mini.timing import RATE, Span, Spoken, cut_short, insert_pause, resample, shift
 from recipes.mini.voices import ASSISTANT, check_user, get_voice
 
 FORMAT = 1
+SPLICED = 0.7  # share of listening that is spliced from clips
 USER_LEVEL = -24.0  # dBFS, RMS of the words of each of the user's clips
 SOUND_PEAK = 0.5
 
@@ -172,8 +174,13 @@ def mixed_listening(number: int, seed: int, library: ClipLibrary | None) -> Mixe
     """Number `number` of an endless list of users who speak while the model listens, see `recipes.mini.listening`."""
     name = f"{seed}/{number}"
     for attempt in itertools.count():
-        source = draw_source(random.Random(f"listening/{name}/{attempt}"), library, [], listening=True)
+        rng = random.Random(f"listening/{name}/{attempt}")
+        source = draw_source(rng, library, [], listening=True)
         try:
+            if rng.random() < SPLICED and library is not None:
+                audio, words = spliced(rng, library, source.voice, source.factor)
+                script = Script(name, source.voice, source.factor)
+                return Mixed(script, np.stack([np.zeros_like(audio), audio]), words, [])
             return render(write_listening(name, source), library)
         except NoUtterance:
             continue

@@ -1,0 +1,73 @@
+"""Clips cut between their words and joined anew."""
+
+import random
+
+import numpy as np
+import pytest
+
+from recipes.mini import splices
+from recipes.mini.clips import ClipLibrary, Shard, write_shard
+from recipes.mini.dialogues import NoUtterance
+from recipes.mini.timing import RATE, Spoken
+from recipes.mini.utterances import Utterance
+
+VOICE = "kokoro:af_sky"
+TEXTS = ["one two three", "blue cat sings", "monday is gone", "what rains today", "seven old horses"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Thirty clips in which every word is a tone of its own, 0.2 s long."""
+    folder = tmp_path_factory.mktemp("clips")
+    spoken = []
+    for i in range(30):
+        text = TEXTS[i % len(TEXTS)]
+        words = tuple((word, 0.05 + 0.2 * k, 0.25 + 0.2 * k) for k, word in enumerate(text.split()))
+        parts = [_tone(word) for word, _, _ in words]
+        edge = np.zeros(RATE // 20, np.float32)
+        spoken.append((Utterance("plus", text), 1.0, Spoken(np.concatenate([edge, *parts, edge]), words)))
+    write_shard(Shard(VOICE, 0), folder, 1, spoken)
+    return ClipLibrary(folder)
+
+
+def _pitch(word: str) -> int:
+    known = sorted({word for text in TEXTS for word in text.split()})
+    return 400 + 100 * known.index(word)
+
+
+def _tone(word: str) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * _pitch(word) * np.arange(RATE // 5) / RATE)).astype(np.float32)
+
+
+def test_every_word_lies_where_it_is_said_to(library):
+    audio, words = splices.spliced(random.Random(3), library, VOICE, seconds=(15.0, 16.0))
+    assert 15 < len(audio) / RATE < 18 and len(words) > 40
+    for word in words:
+        middle = round((word.start + word.end) / 2 * RATE)
+        spectrum = np.abs(np.fft.rfft(audio[middle - 1200 : middle + 1200] * np.hanning(2400)))
+        assert abs(np.argmax(spectrum) * 10 - _pitch(word.text)) <= 10, word
+
+
+def test_the_order_is_nobodys(library):
+    _, words = splices.spliced(random.Random(4), library, VOICE)
+    runs = [f"{a.text} {b.text}" for a, b in zip(words, words[1:])]
+    assert sum(not any(run in text for text in TEXTS) for run in runs) > len(runs) / 4
+
+
+def test_no_carrier_of_a_held_out_question_comes_by_chance(library, monkeypatch):
+    monkeypatch.setattr(splices, "held_out_runs", lambda: ("one two", "cat monday"))
+    for seed in range(5):
+        _, words = splices.spliced(random.Random(seed), library, VOICE)
+        text = f" {' '.join(word.text for word in words)} "
+        assert " one two " not in text and " cat monday " not in text
+
+
+def test_a_resampled_voice_keeps_its_times(library):
+    audio, words = splices.spliced(random.Random(5), library, VOICE, factor=1.1)
+    assert words[-1].end <= len(audio) / RATE
+    assert np.median([word.end - word.start for word in words]) == pytest.approx(0.2 / 1.1, abs=0.002)
+
+
+def test_a_voice_with_few_clips_is_refused(library):
+    with pytest.raises(NoUtterance):
+        splices.Pieces([clip for clips in library.by_voice[VOICE].values() for clip in clips][:5])
