@@ -43,17 +43,19 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         return ["-m", f"recipes.mini.{module}", *map(str, arguments)]
 
     recorded = ["--commands", commands] if commands else []
-    codec: dict[str, object] = dict(output=runs / "codec", data__options__clips=runs / "clips")
+    speech: dict[str, object] = dict(data__options__clips=runs / "clips")
     if commands:
-        codec["data__options__commands"] = commands
+        speech["data__options__commands"] = commands
+    hears = speech | dict(output=runs / "hears")
+    codec = speech | dict(output=runs / "codec", checkpoint=runs / "hears/model")
     places = dict(
         output=runs / "moshi",
         codec=runs / "codec-bf16",
         tokenizer=runs / "tokenizer.model",
-        data__train=runs / "tokens/train",
+        data__train=f"{runs}/tokens/train:6,{runs}/tokens/listen:4",
         data__valid=runs / "tokens/valid",
     )
-    decoder = codec | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
+    decoder = speech | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
     clips = mini("synthesize", "clips", "--out", runs / "clips", "--workers", jobs)
     vocabulary = mini("tokens", "vocabulary", "--out", runs / "tokenizer.model")
     sound = mini(
@@ -73,12 +75,16 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
               [*clips, "--engines", "hibari", "--hours", "0.06"]),
+        Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "4"],
+              [*clips, "--listening", "--engines", "hibari", "--hours", "0.03"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
+        Stage("hears", "the ear of the small Mimi", train("mimi", "hears.yaml", **hears),
+              train("mimi", "hears.yaml", **hears, steps=20, **short)),
         Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
               train("mimi", "codec.yaml", **codec, steps=60, quantizer__start=20, quantizer__init_batches=12, **short)),
         Stage("round", "the codec in bfloat16", rounded, rounded),
-        Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "120"],
-              [*sound, "--shards", "1", "--valid", "1"]),
+        Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "60", "--listen", "40"],
+              [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
         Stage("encode", "token shards", coded, coded),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),
