@@ -18,7 +18,8 @@ from recipes.mini.dialogues import NoUtterance
 from recipes.mini.heard import plain
 from recipes.mini.listening import TAIL, held_out_runs
 from recipes.mini.normalize import normalize
-from recipes.mini.timing import RATE, Span, Spoken, fade, join, resample, shift
+from recipes.mini.timing import RATE, Spoken, fade, join, resample, shift
+from recipes.mini.voices import check_user
 
 LENGTHS = (35, 30, 20, 15)  # weights of pieces of one word, two, three, four
 EDGE = 0.015  # seconds kept around a piece
@@ -77,10 +78,13 @@ def spliced(
     """(samples,) of pieces of a voice's clips in any order, and its words. No carrier of a held-out question comes
     in it, be it by chance.
 
-    Raises NoUtterance if the voice has too few clips.
+    Raises:
+        NoUtterance: the voice has too few clips.
+        HeldOutVoiceError: it is held out.
     """
     from recipes.mini.mix import USER_LEVEL, level
 
+    check_user(voice, factor)
     pieces = _pieces(library, voice)
     wanted, length, heard = rng.uniform(*seconds) * factor, rng.uniform(0.2, 1.5), ""
     parts = [Spoken(np.zeros(round(length * RATE), np.float32), ())]
@@ -98,5 +102,4 @@ def spliced(
         length += parts[-2].duration + pause.duration
     parts.append(Spoken(np.zeros(round(TAIL * RATE), np.float32), ()))
     whole = resample(join(parts), factor)
-    spans: tuple[Span, ...] = whole.words
-    return whole.audio, [SpokenWord(word, start, end, USER_SPEAKER) for word, start, end in spans]
+    return whole.audio, [SpokenWord(word, start, end, USER_SPEAKER) for word, start, end in whole.words]
