@@ -7,6 +7,7 @@ from the position alone. Labels are phones, silence where nobody speaks, and -1 
 
 from __future__ import annotations
 
+import math
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +17,15 @@ import numpy as np
 from aizuchi.errors import AizuchiError
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import fresh_script
+from recipes.mini.grid import FRAME
 from recipes.mini.labels import frame_labels
 from recipes.mini.lines import read_lines
-from recipes.mini.mix import USER_LEVEL, level, speak_assistant
+from recipes.mini.mix import USER_LEVEL, level, on_grid, speak_assistant
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
 from recipes.mini.timing import RATE, Span, Spoken, resample, shift
 from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
-FRAME = 1920
 SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
 UNKNOWN = -1
@@ -120,6 +121,8 @@ class Waves:
         while at * RATE < samples:
             clip, known = speaker()
             skip = rng.uniform(0, clip.duration * 0.8) if first and rng.random() < 0.75 else 0.0
+            if kind == "assistant":  # whose frames are the codec's
+                at, skip = on_grid(at, math.ceil), on_grid(skip)
             begin = round(at * RATE)
             part = clip.audio[round(skip * RATE) :][: samples - begin]
             wave[begin : begin + len(part)] += part

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from aizuchi.errors import AizuchiError
 from recipes.mini.clips import CLIPS_PER_SHARD, Clip, Shard, read_shard, write_shard
 from recipes.mini.utterances import Utterance
-from recipes.mini.voices import ASSISTANT, get_voice
+from recipes.mini.voices import ASSISTANT, get_assistant
 
 KIND = "line"
 
@@ -36,7 +36,7 @@ def speak_lines(texts: Sequence[str], folder: Path) -> None:
         shard = Shard(ASSISTANT, number)
         if _texts(shard.path(folder)) == list(said):
             continue
-        voice = get_voice(ASSISTANT)
+        voice = get_assistant()
         write_shard(shard, folder, 0, ((Utterance(KIND, text), 1.0, voice.speak(text)) for text in said))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +23,14 @@ from aizuchi.data.frames import MAIN_SPEAKER, USER_SPEAKER, SpokenWord
 from aizuchi.files import write_text
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.dialogues import NoUtterance, Source, write_script
+from recipes.mini.grid import FRAME
 from recipes.mini.listening import write_listening
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
 from recipes.mini.sources import RECORDED, draw_source, read_recording
 from recipes.mini.splices import spliced
 from recipes.mini.timing import RATE, Span, Spoken, cut_short, insert_pause, resample, shift
-from recipes.mini.voices import ASSISTANT, check_user, get_voice
+from recipes.mini.voices import check_user, get_assistant, get_voice
 
 FORMAT = 1
 SPLICED = 0.7  # share of listening that is spliced from clips
@@ -72,7 +74,7 @@ class Mixed:
 @lru_cache(maxsize=6000)
 def speak_assistant(text: str) -> Spoken:
     """The model's voice; common lines are kept."""
-    return get_voice(ASSISTANT).speak(text)
+    return get_assistant().speak(text)
 
 
 def speak_user(event: Event, script: Script, library: ClipLibrary | None) -> Spoken:
@@ -128,6 +130,8 @@ def render(script: Script, library: ClipLibrary | None = None) -> Mixed:
         if event.after is not None:
             start, end = times[event.after]
             at += start + (end - start) * event.fraction
+        if event.side == "model":
+            at = on_grid(at - first) + first
         times.append((at, at + last - first))
         clips.append(clip)
     for event in script.events:
@@ -141,8 +145,14 @@ def render(script: Script, library: ClipLibrary | None = None) -> Mixed:
     return _assemble(script, clips, times)
 
 
+def on_grid(seconds: float, rounded: Callable[[float], int] = round) -> float:
+    """A time at which a frame of the codec begins, where the assistant's clips have to."""
+    return rounded(round(seconds * RATE / FRAME, 3)) * FRAME / RATE
+
+
 def _assemble(script: Script, clips: list[Spoken], times: list[tuple[float, float]]) -> Mixed:
     early = min([0.0, *(start - clip.words[0][1] for clip, (start, _) in zip(clips, times) if clip.words)])
+    early = -on_grid(-early, math.ceil)
     times = [(round(start - early, 4), round(end - early, 4)) for start, end in times]
     length = max((end for _, end in times), default=0.0) + script.tail
     audio = np.zeros((2, round(length * RATE)), np.float32)
@@ -150,6 +160,8 @@ def _assemble(script: Script, clips: list[Spoken], times: list[tuple[float, floa
     phones: list[Span] = []
     for event, clip, (start, _) in zip(script.events, clips, times):
         offset = start - (clip.words[0][1] if clip.words else 0.0)
+        if event.side == "model":
+            offset = on_grid(offset)
         row, at = 0 if event.side == "model" else 1, max(0, round(offset * RATE))
         part = clip.audio[: audio.shape[1] - at]
         audio[row, at : at + len(part)] += part

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from aizuchi.errors import AizuchiError
-from recipes.mini.timing import RATE, Span, Spoken, join, shift, spread, tighten, trim
+from recipes.mini import grid
+from recipes.mini.timing import LEAD, RATE, TAIL, Span, Spoken, fade, join, shift, spread, tighten, trim
 
 VOICES_FOLDER = Path(os.environ.get("AIZUCHI_MINI_VOICES", "runs/mini/voices"))
 UNIT = 600 / RATE
@@ -146,6 +147,7 @@ class _NeuralVoice:
     """Sentence by sentence synthesis around `_infer`."""
 
     british = False
+    gap = SENTENCE_GAP
 
     def __init__(self) -> None:
         self.g2p = _front_end(self.british)
@@ -163,7 +165,7 @@ class _NeuralVoice:
         clips = [clip for clip in clips if clip.words]
         if not clips:
             raise AizuchiError(f"text {text!r}: nothing to say in it")
-        return join(clips, SENTENCE_GAP / speed)
+        return join(clips, self.gap / speed)
 
     def _sentence(self, sentence: str, speed: float) -> Spoken:
         words = sentence.split()
@@ -177,14 +179,17 @@ class _NeuralVoice:
         found, phones, exact = spans_of(phonemes, units, words)
         limit = len(audio) / RATE
         clip = Spoken(audio, shift(found, 0.0, limit=limit), shift(phones, 0.0, limit=limit), exact)
-        return trim(tighten(clip))
+        return self._trim(tighten(clip))
+
+    def _trim(self, clip: Spoken) -> Spoken:
+        return trim(clip)
 
     def _infer(self, ids: list[int], speed: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
 
 
 class HibariVoice(_NeuralVoice):
-    """hibari-tts's voice "heart": the assistant."""
+    """hibari-tts's voice "heart", which users have too, resampled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,10 +198,38 @@ class HibariVoice(_NeuralVoice):
     def _infer(self, ids: list[int], speed: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         from hibari import dsp
 
+        *spectrum, units = self._spectrum(ids, speed)
+        return dsp.synth(*spectrum, np.random.default_rng(seed)).astype(np.float32), units.reshape(-1)
+
+    def _spectrum(self, ids: list[int], speed: float) -> list[np.ndarray]:
+        """Five spectra, f0, and the durations."""
         inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
         *spectrum, units = self.session.run(None, inputs)
-        audio = dsp.synth(*(part[0] for part in spectrum), np.random.default_rng(seed))
-        return audio.astype(np.float32), units.reshape(-1)
+        return [*(part[0] for part in spectrum), units]
+
+
+class AssistantVoice(HibariVoice):
+    """The assistant: hibari's voice on the codec's grid, see `recipes.mini.grid`. Clips begin on it, and are whole
+    frames long.
+    """
+
+    gap = 3 * grid.FRAME / RATE
+
+    def _infer(self, ids: list[int], speed: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        *parts, f0, units = self._spectrum(ids, speed)
+        return grid.synthesize(parts, f0), units.reshape(-1)
+
+    def _trim(self, clip: Spoken) -> Spoken:
+        """Whole frames around the words."""
+        if not clip.words:
+            return clip
+        frame = grid.FRAME
+        first = max(0, int((clip.words[0][1] - LEAD) * RATE)) // frame * frame
+        last = min(len(clip.audio), round((clip.end + TAIL) * RATE))
+        audio = fade(clip.audio[first:last].copy())
+        audio = np.pad(audio, (0, -len(audio) % frame))
+        by, limit = -first / RATE, len(audio) / RATE
+        return Spoken(audio, shift(clip.words, by, 1, limit), shift(clip.phones, by, 1, limit), clip.exact)
 
 
 class KokoroVoice(_NeuralVoice):

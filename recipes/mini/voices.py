@@ -15,7 +15,7 @@ from typing import Protocol
 from aizuchi.errors import AizuchiError
 from recipes.mini.timing import Spoken
 
-ASSISTANT = "hibari:heart"  # the model's own voice, at speed 1 and never resampled
+ASSISTANT = "hibari:heart"  # the model's own voice, at speed 1 and never resampled, see `get_assistant`
 
 _KOKORO = (
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam "
@@ -126,6 +126,17 @@ def get_voice(name: str, held_out: bool = False) -> Engine:
             f"voice {name} is held out: it may speak questions of an evaluation (held_out=True), never training data"
         )
     return _load(name)
+
+
+@functools.lru_cache(maxsize=1)
+def get_assistant() -> Engine:
+    """The model's own voice, whose clips begin on a frame of the codec and must be placed on one.
+
+    Raises AizuchiError if its engine is not installed.
+    """
+    from recipes.mini import neural_engines
+
+    return neural_engines.AssistantVoice()
 
 
 @functools.lru_cache(maxsize=64)

@@ -181,7 +181,7 @@ def spoken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spoken")
     command = ["pack", "lines", "--lines", "30", "--spoken", str(folder / "lines")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "get_voice", lambda name: Voice())
+        patch.setattr(lines, "get_assistant", Voice)
         patch.setattr(lines, "CLIPS_PER_SHARD", 12)
         assert bundle.main([*command, "--out", str(folder / "bundle"), "--part-mib", PART]) == 0
     assert unpack(folder, "lines") == 0
@@ -214,7 +214,7 @@ def test_validation_has_its_own_spoken_lines(spoken, clips):
 
 
 def test_lines_are_spoken_once(spoken, monkeypatch):
-    monkeypatch.setattr(lines, "get_voice", None)  # nothing speaks
+    monkeypatch.setattr(lines, "get_assistant", None)  # nothing speaks
     monkeypatch.setattr(lines, "CLIPS_PER_SHARD", 12)
     texts = codec_data.all_lines(30)
     lines.speak_lines(texts, spoken / "lines")  # and nothing has to
