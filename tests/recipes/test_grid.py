@@ -14,33 +14,8 @@ from recipes.mini.timing import RATE
 from recipes.mini.voices import ASSISTANT, get_assistant
 
 
-def frame_periods(pitch: np.ndarray) -> np.ndarray:
-    """Periods in each whole frame, counted sample by sample."""
-    at = np.clip((np.arange(len(pitch) * HOP) + 0.5) / HOP - 0.5, 0, len(pitch) - 1)
-    hertz = np.interp(at, np.arange(len(pitch)), pitch)
-    whole = len(hertz) // FRAME * FRAME
-    return hertz[:whole].reshape(-1, FRAME).sum(1) / RATE
-
-
 def test_every_frame_holds_whole_periods():
-    hops = np.arange(200)
-    f0 = 210 + 40 * np.sin(hops / 25)
-    f0[60:90] = 0  # nothing voiced
-    pitch = grid.locked_pitch(f0)
-    periods = frame_periods(pitch)
-    assert len(periods) == 200 * HOP // FRAME
-    np.testing.assert_allclose(periods, np.round(periods), atol=1e-6)
-    voiced = f0 > 0
-    assert (
-        np.abs(frame_periods(np.where(voiced, f0, pitch)) - periods).max() > 0.1
-    )  # the network's own are not whole
-    assert np.abs(pitch - f0)[voiced].max() < 25
-    assert np.abs(np.diff(pitch)).max() < 10  # 12.5 ms apart: no steps
-
-
-def test_a_pitch_where_nothing_is_voiced():
-    pitch = grid.locked_pitch(np.zeros(50))
-    np.testing.assert_allclose(frame_periods(pitch), 16)
+    assert grid.PITCH * FRAME / RATE == 16
 
 
 def test_a_steady_sound_is_the_same_in_every_frame():
@@ -51,8 +26,7 @@ def test_a_steady_sound_is_the_same_in_every_frame():
     assert sound.shape == (hops * HOP,) and sound.dtype == np.float32
     frames = sound[10 * FRAME : 20 * FRAME].reshape(-1, FRAME)
     assert np.abs(frames).max() > 1e-3
-    # the contour settles from both ends
-    np.testing.assert_allclose(frames[1:], frames[:-1], atol=5e-3 * np.abs(frames).max())
+    np.testing.assert_allclose(frames[1:], frames[:-1], atol=1e-3 * np.abs(frames).max())
 
 
 def test_noise_is_as_loud_as_the_networks_own():
