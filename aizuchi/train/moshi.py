@@ -33,6 +33,7 @@ from .optimizer import make_optimizer
 from .order import keyed_generator
 from .run import TrainingRun, Values
 from .schedule import lr_scale
+from .thin import thin_repeats
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
 
 Sources = Sequence[tuple[TokenSource, float]]
@@ -117,6 +118,7 @@ class MoshiTrainer(TrainingRun):
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0
+        self.thinning = keyed_generator(config.seed, "thin", 0)
         self.panels = [
             ["loss", "text_loss", "audio_loss", "text_only_loss"],
             ["valid_text_loss", "valid_words_loss", "valid_audio_loss"],
@@ -152,8 +154,10 @@ class MoshiTrainer(TrainingRun):
     def train_step(self, batches: list[Batch]) -> Values:
         """One optimizer step over this process's micro-batches; returns what it measured."""
         config, accelerator = self.config, self.accelerator
-        if config.dropout:  # by step and process: others drop other things, a resumed run the same
-            key = self.step * accelerator.num_processes + accelerator.process_index
+        # by step and process: others drop other things, a resumed run the same
+        key = self.step * accelerator.num_processes + accelerator.process_index
+        self.thinning = keyed_generator(config.seed, "thin", key)
+        if config.dropout:
             torch.manual_seed(int(keyed_generator(config.seed, "dropout", key).integers(1 << 62)))
         alone = batches[0].text_alone
         inputs = [self.inputs(batch) for batch in batches]
@@ -237,12 +241,17 @@ class MoshiTrainer(TrainingRun):
         heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
         if self.config.data.user_codebooks is not None:
             heard[:, self.config.data.user_codebooks :] = -1
-        return model.prepare_training_inputs(
+        inputs = model.prepare_training_inputs(
             text_ids=text,
             moshi_audio_codes=own if config.num_model_codebooks else None,
             user_audio_codes=heard if config.num_user_codebooks else None,
             lengths=batch.lengths.to(device),
         )
+        if self.model.training and inputs.get("audio_labels") is not None:
+            inputs["audio_labels"] = thin_repeats(
+                inputs["audio_labels"], self.config.loss.repeats, self.thinning
+            )
+        return inputs
 
     @torch.no_grad()
     def evaluate(self, limit: int | None = None) -> Values:

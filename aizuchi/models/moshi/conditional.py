@@ -323,7 +323,10 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         output_hidden_states: bool | None,
         parts: dict[str, dict[str, Any]],
     ) -> None:
-        """Depth logits and loss: hidden of column t with the inputs and labels of column t + 1."""
+        """Depth logits and loss: hidden of column t with the inputs and labels of column t + 1.
+
+        In training, columns of which no code is learned are left out; their logits are 0.
+        """
         config = self.config
         if self.depth_decoder is None:
             raise ValueError("`audio_labels` were given, but this model has no depth decoder.")
@@ -344,10 +347,18 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         options = dict(
             use_cache=False, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
+        learned = None
+        if self.training and not output_attentions and not output_hidden_states:
+            learned = (targets >= 0).any(-1)
+            learned[0] |= ~learned.any()  # one at least, so that all weights have a gradient
+            tokens, contexts, targets = tokens[learned], contexts[learned], targets[learned]
         depth = self.depth_decoder(
             input_ids=tokens, last_hidden_state=contexts, **(options | parts["depth"] | {"return_dict": True})
         )
         result.audio_logits = depth.logits
+        if learned is not None and len(depth.logits) < len(learned):
+            result.audio_logits = depth.logits.new_zeros(len(learned), *depth.logits.shape[1:])
+            result.audio_logits[learned] = depth.logits.detach()
         result.depth_past_key_values = depth.past_key_values
         result.depth_hidden_states = depth.hidden_states
         result.depth_attentions = depth.attentions
