@@ -31,7 +31,7 @@ from .order import keyed_generator
 from .run import TrainingRun, Values
 from .samples import write_pairs
 from .schedule import lr_scale
-from .spectral import EnvelopeLoss, SpectralLoss
+from .spectral import ComplexLoss, EnvelopeLoss, SpectralLoss
 from .teachers import ClusterTeacher, delayed, make_head, make_teacher
 from .waves import VALIDATION, WaveBatch, WaveSource, WaveSteps
 from .weight_norm import add_weight_norm, without_weight_norm
@@ -86,6 +86,7 @@ class MimiTrainer(TrainingRun):
         self.spectral = SpectralLoss(sizes.sampling_rate, config.loss.windows, config.loss.bands)
         self.spectral.to(accelerator.device)
         self.envelope = EnvelopeLoss(sizes.sampling_rate).to(accelerator.device)
+        self.complex = ComplexLoss().to(accelerator.device)
         head = None
         if not self.decoder_only:
             head = make_head(config, self.teacher, sizes.hidden_size, self.steps_data)
@@ -99,14 +100,14 @@ class MimiTrainer(TrainingRun):
         self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
         if self.averages is not None:
             self.averages.to(accelerator.device)
-        parts = ("spectral", "envelope", "wave", "adversarial", "features")
+        parts = ("spectral", "envelope", "wave", "complex", "adversarial", "features")
         shares = {name: getattr(config.loss, name) for name in parts}
         self.balancer = Balancer(
             shares, norm=config.loss.norm, reduce=lambda x: accelerator.reduce(x, "mean")
         )
         self.adversary, self.adversary_optimizer = self._make_adversary()
         self.panels = [
-            ["spectral", "envelope", "wave", "features"],
+            ["spectral", "envelope", "wave", "complex", "features"],
             ["discriminator", "adversarial"],
             ["semantic", "semantic_score", "valid_semantic_score"],
             ["valid_spectral", "valid_spectral_unquantized"],
@@ -174,6 +175,8 @@ class MimiTrainer(TrainingRun):
         losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
         if config.loss.envelope:
             losses["envelope"] = self.envelope(output, wave)
+        if config.loss.complex:
+            losses["complex"] = self.complex(output, wave)
         adversary = (
             self.adversary
             if config.discriminator.start is not None and step >= config.discriminator.start

@@ -32,15 +32,16 @@ class WaveDataConfig:
 @dataclass
 class CodecLossConfig:
     """spectral: mel reconstruction over several windows. envelope: correlation of the bands' envelopes, which is what
-    makes speech intelligible. wave: L1 of samples. adversarial, features: of the discriminators. These five share the
-    gradient at the output (balanced), whose norm a row is ``norm``: the smaller, the more weigh commitment and
-    semantic, which are added as they are.
-    windows, bands: of the spectral loss.
+    makes speech intelligible. wave: L1 of samples. complex: compressed complex spectra, for a voice whose waveform
+    follows from its codes. adversarial, features: of the discriminators. These six share the gradient at the output
+    (balanced), whose norm a row is ``norm``: the smaller, the more weigh commitment and semantic, which are added as
+    they are. windows, bands: of the spectral loss.
     """
 
     spectral: float = 1.0
     envelope: float = 0.0
     wave: float = 0.1
+    complex: float = 0.0
     adversarial: float = 1.0
     features: float = 2.0
     commitment: float = 0.25

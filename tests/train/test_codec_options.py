@@ -76,3 +76,14 @@ def test_reconstruction_leaves_a_semantic_codebook_apart_alone():
         assert (gradient is None) == apart
         (gradient,) = torch.autograd.grad(made.semantic.square().sum(), project)
         assert gradient.abs().sum() > 0
+
+
+def test_complex_spectra_are_a_loss_where_they_are_asked_for(tmp_path):
+    values = {}
+    for name, weight in (("without", 0.0), ("with", 1.0)):
+        trainer = trainer_of(config_of(tmp_path / name, loss=dict(complex=weight)))
+        values[name] = trainer.train_step(trainer.steps_data[0])
+        values[name]["moved"] = trainer.codec.decoder.layers[-1].conv.weight.detach().clone()
+    assert "complex" not in values["without"] and 0 < values["with"]["complex"] < 10
+    assert values["with"]["spectral"] == values["without"]["spectral"]  # the first step begins alike
+    assert not torch.equal(values["with"]["moved"], values["without"]["moved"])

@@ -13,7 +13,7 @@ from aizuchi.train.codebooks import CodebookTrainer, CodeCounter, fit_projection
 from aizuchi.train.codec_measures import effective_rank
 from aizuchi.train.discriminators import Discriminators, adversarial_loss, discriminator_loss, feature_loss
 from aizuchi.train.mimi_start import make_codec
-from aizuchi.train.spectral import EnvelopeLoss, SpectralLoss, log_mel, mel_matrix, si_sdr
+from aizuchi.train.spectral import ComplexLoss, EnvelopeLoss, SpectralLoss, log_mel, mel_matrix, si_sdr
 from aizuchi.train.teachers import ClusterTeacher, FeatureHead, LabelHead, delayed
 from tests.train.tiny_codec import Tones, config_of
 
@@ -318,3 +318,24 @@ def test_discriminators_take_silence_and_hear_one_loudness():
     wave = torch.randn(1, 1, 2048, generator=torch.Generator().manual_seed(0))
     loud, quiet = (model(scale * wave)[0][0] for scale in (0.5, 0.05))
     torch.testing.assert_close(loud, quiet, rtol=1e-4, atol=1e-5)
+
+
+def test_the_complex_loss_hears_phases_and_quiet_bands():
+    loss, time = ComplexLoss(), torch.arange(24000) / 24000
+    low = 0.3 * torch.sin(2 * torch.pi * 200 * time)
+    high = 0.01 * torch.sin(2 * torch.pi * 3000 * time)
+    target = (low + high)[None, None]
+    assert float(loss(target, target)) == 0
+    assert float(loss(0 * target, target)) == pytest.approx(1, abs=1e-3)
+    turned = 0.3 * torch.cos(2 * torch.pi * 200 * time)
+    assert float(loss((turned + high)[None, None], target)) > 0.5  # the same magnitudes
+    # 30 dB below the rest, and still a part of the loss; of the samples' energy it is a thousandth
+    lost = float(loss(low[None, None], target))
+    assert lost > 0.02 > 10 * float(high.square().mean() / target.square().mean())
+
+
+def test_the_complex_loss_has_slopes_in_silence():
+    made = torch.zeros(1, 1, 4800, requires_grad=True)
+    loss = ComplexLoss()(made, torch.zeros(1, 1, 4800))
+    loss.backward()
+    assert float(loss.detach()) == 0 and made.grad.isfinite().all()
