@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from aizuchi.errors import AizuchiError
 from recipes.mini import grid
-from recipes.mini.timing import LEAD, RATE, TAIL, Span, Spoken, fade, join, shift, spread, tighten, trim
+from recipes.mini.timing import LEAD, RATE, Span, Spoken, join, shift, spread, tighten, trim
 
 VOICES_FOLDER = Path(os.environ.get("AIZUCHI_MINI_VOICES", "runs/mini/voices"))
 UNIT = 600 / RATE
@@ -223,13 +224,10 @@ class AssistantVoice(HibariVoice):
         """Whole frames around the words."""
         if not clip.words:
             return clip
-        frame = grid.FRAME
-        first = max(0, int((clip.words[0][1] - LEAD) * RATE)) // frame * frame
-        last = min(len(clip.audio), round((clip.end + TAIL) * RATE))
-        audio = fade(clip.audio[first:last].copy())
-        audio = np.pad(audio, (0, -len(audio) % frame))
-        by, limit = -first / RATE, len(audio) / RATE
-        return Spoken(audio, shift(clip.words, by, 1, limit), shift(clip.phones, by, 1, limit), clip.exact)
+        start = clip.words[0][1]
+        first = max(0, int((start - LEAD) * RATE)) // grid.FRAME * grid.FRAME
+        clip = trim(clip, lead=start - first / RATE)
+        return replace(clip, audio=np.pad(clip.audio, (0, -len(clip.audio) % grid.FRAME)))
 
 
 class KokoroVoice(_NeuralVoice):

@@ -357,8 +357,10 @@ class MoshiForConditionalGeneration(DuplexGeneration, TrainingInputs, MoshiPreTr
         )
         result.audio_logits = depth.logits
         if learned is not None and len(depth.logits) < len(learned):
-            result.audio_logits = depth.logits.new_zeros(len(learned), *depth.logits.shape[1:])
-            result.audio_logits[learned] = depth.logits.detach()
+            none = depth.logits.new_zeros(len(learned), *depth.logits.shape[1:])
+            result.audio_logits = none.index_put(
+                (learned,), depth.logits
+            )  # losses of others' own have their slope
         result.depth_past_key_values = depth.past_key_values
         result.depth_hidden_states = depth.hidden_states
         result.depth_attentions = depth.attentions
