@@ -183,9 +183,11 @@ class CodebookTrainer:
 
     @torch.no_grad()
     def update(self, quantized: Quantized, generator: np.random.Generator) -> int:
-        """Move the codebooks towards what they quantized, and revive dead entries; returns how many were dead."""
+        """Move the codebooks towards what they quantized (the first ones, where it was by those alone), and revive
+        dead entries; returns how many were dead.
+        """
         revived = 0
-        codebooks = self.quantizer.codebooks()
+        codebooks = self.quantizer.codebooks()[: len(quantized.assigned)]
         counts, sums = [], []
         for codebook, codes, inputs in zip(codebooks, quantized.assigned, quantized.inputs):
             size, dim = codebook.embed_sum.shape

@@ -69,7 +69,8 @@ def all_lines(lines: int = 6000) -> list[str]:
     return [*_lines(lines, False), *_lines(max(1, lines // 50), True)]
 
 
-def _kept_apart(name: str) -> bool:
+def kept_apart(name: str) -> bool:
+    """Whether a clip, line or recording is for validation."""
     return random.Random(f"validation/{name}").random() < 0.02
 
 
@@ -89,16 +90,16 @@ class Waves:
         self.decoded = decoded
         self.spoken = None if spoken is None else read_lines(Path(spoken))
         known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
-        self.lines = [text for text in known if _kept_apart(text) is validation]
+        self.lines = [text for text in known if kept_apart(text) is validation]
         if not self.lines:
             raise AizuchiError(
                 f"{spoken} holds no lines for the {'validation' if validation else 'training'}"
             )
-        self.files = [f for f in files if _kept_apart(f.name) is validation]
+        self.files = [f for f in files if kept_apart(f.name) is validation]
         self.clips: dict[str, list[Clip]] = {}
         for voice in library.voices:
             clips = [c for kinds in library.by_voice[voice].values() for c in kinds]
-            kept = [c for c in clips if _kept_apart(c.name) is validation]
+            kept = [c for c in clips if kept_apart(c.name) is validation]
             if kept:
                 self.clips[voice] = kept
         self.voices = sorted(self.clips)
@@ -170,7 +171,7 @@ def _lines(count: int, validation: bool = False) -> list[str]:
     number = 0
     while sum(map(len, found.values())) < count and number < 50 * count:
         for event in fresh_script(f"codec/{number}").events:
-            if event.side in found and _kept_apart(event.text) is validation:  # a room says nothing
+            if event.side in found and kept_apart(event.text) is validation:  # a room says nothing
                 found[event.side][event.text] = None
         number += 1
     own, asked = map(list, found.values())

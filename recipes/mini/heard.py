@@ -40,6 +40,10 @@ class HeardWords:
         """How many classes there are."""
         return _FIRST + len(self.words)
 
+    def class_of(self, word: str) -> int:
+        """The class of a word as it is written."""
+        return self._classes.get(plain(word), OTHER)
+
     def on_frames(self, spoken: Sequence[tuple[str, float, float]] | None, frames: int) -> np.ndarray:
         """Words with their times in seconds -> (frames,) int32 classes; None (nobody knows) -> -1 everywhere."""
         if spoken is None:
@@ -48,5 +52,5 @@ class HeardWords:
         for word, _, end in spoken:
             at = frame_at(end)
             if plain(word) and at < frames:
-                classes[at] = self._classes.get(plain(word), OTHER)
+                classes[at] = self.class_of(word)
         return classes

@@ -46,8 +46,6 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     speech: dict[str, object] = dict(data__options__clips=runs / "clips")
     if commands:
         speech["data__options__commands"] = commands
-    hears = speech | dict(output=runs / "hears")
-    codec = speech | dict(output=runs / "codec", checkpoint=runs / "hears/model")
     places = dict(
         output=runs / "moshi",
         codec=runs / "codec-bf16",
@@ -65,7 +63,12 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         *("tokens", "encode", "--sound", runs / "sound", "--out", runs / "tokens", "--jobs", jobs),
         *("--codec", runs / "codec-bf16", "--vocabulary", runs / "tokenizer.model"),
     )
-    rounded = mini("package", "codec", "--codec", runs / "codec/model", "--out", runs / "codec-bf16")
+    ear = mini(
+        *("ear", "--out", runs / "ear", "--clips", runs / "clips", "--heard", runs / "heard.txt"),
+    )
+    heard = ("--ear", runs / "ear", "--sound", runs / "sound")
+    front = mini("front", "train", "--out", runs / "front", *heard)
+    codec = mini("front", "assemble", "--front", runs / "front", "--out", runs / "codec-bf16", *heard)
     asked = [
         *("-m", "aizuchi", "eval", "speech", "--questions", "recipes/mini/questions/heldout.jsonl"),
         *("--voices", "recipes.mini.voices:get_voice"),
@@ -78,13 +81,12 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "4"],
               [*clips, "--listening", "--engines", "hibari", "--hours", "0.03"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
-        Stage("hears", "the ear of the small Mimi", train("mimi", "hears.yaml", **hears),
-              train("mimi", "hears.yaml", **hears, steps=20, **short)),
-        Stage("codec", "the small Mimi", train("mimi", "codec.yaml", **codec),
-              train("mimi", "codec.yaml", **codec, steps=60, quantizer__start=20, quantizer__init_batches=12, **short)),
-        Stage("round", "the codec in bfloat16", rounded, rounded),
         Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "60", "--listen", "40"],
               [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
+        Stage("ear", "words from spectra: the codec's encoder and first codebook", ear,
+              [*ear, "--steps", "12", "--start", "6", "--batch-size", "3", "--lines", "20"]),
+        Stage("front", "spectra from sound: the convolutions before it", front, [*front, "--steps", "20"]),
+        Stage("codec", "the small Mimi of both, in bfloat16", codec, [*codec, "--batches", "12"]),
         Stage("encode", "token shards", coded, coded),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),

@@ -34,7 +34,7 @@ def test_configurations_are_what_the_trainers_take(tmp_path):
     from aizuchi.train.moshi_config import MoshiTraining
 
     for stage in run.stages(tmp_path, 2, "recorded"):
-        if stage.name in ("hears", "codec", "decoder", "moshi"):
+        if stage.name in ("decoder", "moshi"):
             kind = MoshiTraining if stage.name == "moshi" else MimiTraining
             for command in (stage.command, stage.quick):
                 sets = [command[i + 1] for i, part in enumerate(command) if part == "--set"]

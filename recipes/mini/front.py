@@ -1,0 +1,244 @@
+"""The convolutions before the ear, and the codec that both make: `python -m recipes.mini.front train|assemble --help`.
+
+`train`: Mimi's SEANet encoder learns to give the components of spectra (`recipes.mini.spectrum`) that the ear learned
+on. `assemble`: encoder, ear, and acoustic codebooks that are begun on what latents still tell of the spectrum make a
+`MimiModel`, whose codes are final. Its decoder is that of a codec given, or fresh: `aizuchi train mimi` with
+`train: decoder` teaches it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aizuchi.data.frames import FRAME_SAMPLES
+from aizuchi.errors import AizuchiError
+from aizuchi.train.codebooks import kmeans
+from aizuchi.train.order import keyed_generator
+from recipes.mini.command import run_command
+from recipes.mini.ear import CODEC, Ear
+from recipes.mini.spectrum import Components
+from recipes.mini.stage import Stage, StageConfig
+from recipes.mini.tokens import LISTEN
+
+RUNS = Path("runs/mini")
+FRAMES = 32  # of a row, 2.56 s
+LOUD = 0.005  # RMS of a row that says something
+
+
+class SoundRows:
+    """Rows of mixed sound by the step's number: the assistant's channel, and users' as a room's microphone has it.
+
+    Args:
+        folder: of `recipes.mini.tokens sound`. parts: of its folders. assistant: share of rows that it speaks in.
+    """
+
+    def __init__(
+        self, folder: Path, parts: tuple[str, ...], batch_size: int, seed: int, assistant: float = 0.25
+    ):
+        paths = {part: sorted((folder / part).glob("*.npy")) for part in parts}
+        paths = {part: found for part, found in paths.items() if found}
+        if not paths:
+            raise AizuchiError(f"{folder} holds no sound; python -m recipes.mini.tokens sound makes it")
+        self.sounds = [
+            (np.load(p, mmap_mode="r"), part == LISTEN) for part, found in paths.items() for p in found
+        ]
+        self.batch_size, self.seed, self.assistant = batch_size, seed, assistant
+
+    def __call__(self, step: int) -> Tensor:
+        """(B, 1, S) of a step; nine of ten rows hold something loud."""
+        rows = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            generator = keyed_generator(self.seed, "front", position)
+            own = generator.random() < self.assistant
+            fits = [sound for sound, listen in self.sounds if not (own and listen)]
+            quiet = generator.random() < 0.1
+            for _ in range(50):
+                sound = fits[generator.integers(len(fits))]
+                at = int(generator.integers(0, sound.shape[1] // FRAME_SAMPLES - FRAMES)) * FRAME_SAMPLES
+                at += 0 if own else int(generator.integers(FRAME_SAMPLES))
+                wave = sound[0 if own else 1, at : at + FRAMES * FRAME_SAMPLES].astype(np.float32) / 32767
+                if quiet or np.sqrt(np.mean(wave**2)) > LOUD:
+                    break
+            rows.append(np.pad(wave, (0, FRAMES * FRAME_SAMPLES - len(wave))))
+        return torch.from_numpy(np.stack(rows))[:, None]
+
+
+class FrontStage(Stage):
+    """Trains the encoder of a codec by the squared error of components."""
+
+    def __init__(
+        self,
+        config: StageConfig,
+        encoder: nn.Module,
+        rows: SoundRows,
+        valid: SoundRows,
+        components: Components,
+    ):
+        super().__init__(config, encoder, rows)
+        self.valid, self.components = valid, components
+
+    def _missed(self, encoder: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor]:
+        target = self.components.of_wave(wave[:, 0])  # (B, F, K)
+        made = encoder(wave).transpose(1, 2).float()
+        return (made - target).square().mean(), target.square().mean()
+
+    def measure(self, batch: Tensor):
+        """The squared error, and its share of the components' own size."""
+        with self.accelerator.autocast():
+            loss, size = self._missed(self.model, batch)
+        return loss, {"missed": float(loss.detach() / size)}, batch.shape[0] * FRAMES
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The share that is missed of rows that were left out."""
+        sums = np.zeros(2)
+        for step in range(4):
+            sums += [float(x) for x in self._missed(self.averages, self.valid(step))]
+        return {"missed": sums[0] / sums[1]}
+
+
+def make_codec(start: Path | None) -> Any:
+    """A fresh codec of the recipe's size, with what fits of another's convolutions and decoder."""
+    from aizuchi.models.mimi import MimiConfig, MimiModel
+    from aizuchi.train.mimi_start import scale_to_speech
+
+    codec = MimiModel(MimiConfig(**CODEC))
+    scale_to_speech(codec)
+    if start is not None:
+        other = MimiModel.from_pretrained(start).state_dict()
+        own = codec.state_dict()
+        parts = ("encoder.", "decoder.", "decoder_transformer.")
+        fits = {k: v.float() for k, v in other.items() if k.startswith(parts) and own[k].shape == v.shape}
+        codec.load_state_dict(own | fits)
+    return codec
+
+
+def train(args: argparse.Namespace) -> int:
+    torch.manual_seed(args.seed)
+    config = StageConfig(
+        output=str(args.out), steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
+        seed=args.seed,
+    )  # fmt: skip
+    rows = [
+        SoundRows(args.sound, parts, args.batch_size, args.seed) for parts in (("train", LISTEN), ("valid",))
+    ]
+    components = Components.load(args.ear / "components.safetensors")
+    stage = FrontStage(config, make_codec(args.start).encoder, rows[0], rows[1], components)
+    print(stage.run())
+    return 0
+
+
+@torch.no_grad()
+def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.random.Generator) -> None:
+    """Set what the quantizer gives back, and its acoustic codebooks, to tell spectra (N, K) of latents (N, K) best.
+
+    The semantic codes stay as they are; each gives the mean of the spectra that it stood for. The acoustic codebooks
+    quantize the rest in the directions in which latents tell most of it (reduced-rank regression), by k-means one
+    after the other.
+    """
+    from aizuchi.train.codebooks import fit_projections
+
+    quantizer = codec.quantizer
+    semantic, acoustic = (
+        quantizer.semantic_residual_vector_quantizer,
+        quantizer.acoustic_residual_vector_quantizer,
+    )
+    book = semantic.codebooks()[0]
+    entries = book.decode(book.encode(semantic._project(latents.T[None])[0]))  # (N, dim)
+    # entries -> spectrum, linear: the codebook brings the mean with it
+    gram = entries.double().T @ entries.double() + 1e-3 * len(entries) * torch.eye(entries.shape[1])
+    semantic.output_proj.weight.copy_(
+        torch.linalg.solve(gram, entries.double().T @ spectrum.double()).T[..., None]
+    )
+    told = F.linear(entries, semantic.output_proj.weight[..., 0])
+    fit_projections(acoustic, latents.T[None], (spectrum - told).T[None])
+    residual = acoustic._project(latents.T[None])[0]
+    for codebook in acoustic.codebooks():
+        chosen = torch.from_numpy(generator.permutation(len(residual))[: 512 * 60])
+        centres = kmeans(residual[chosen], len(codebook.embed_sum), generator, steps=15)
+        codebook.embed_sum.copy_(centres)
+        codebook.cluster_usage.fill_(1.0)
+        residual = residual - codebook.decode(codebook.encode(residual))
+
+
+@torch.no_grad()
+def assemble(args: argparse.Namespace) -> int:
+    from aizuchi.train.checkpoints import save_model
+    from recipes.mini.package import round_to_bfloat16
+
+    weights = torch.load(args.ear / "model/weights.pt", weights_only=True)
+    ear = Ear(len(weights["words.bias"])).eval()
+    ear.load_state_dict(weights)
+    codec = make_codec(args.start).eval()
+    codec.encoder.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
+    codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
+    codec.quantizer.load_state_dict(ear.quantizer.state_dict())
+    round_to_bfloat16(codec)  # first: codebooks are begun on what the shipped weights give
+    components = Components.load(args.ear / "components.safetensors")
+    rows = SoundRows(args.sound, ("train",), 16, 7, args.assistant)
+    latents, spectra = [], []
+    for step in range(args.batches):
+        wave = rows(step)
+        latents.append(codec.encode_latent(wave).transpose(1, 2).flatten(0, 1))
+        spectra.append(components.of_wave(wave[:, 0]).flatten(0, 1))
+    found, wanted = torch.cat(latents), torch.cat(spectra)
+    generator = keyed_generator(7, "acoustic")
+    begin_acoustic(codec, found, wanted, generator)
+    codec.quantizer.semantic_residual_vector_quantizer.output_proj.weight.copy_(
+        codec.quantizer.semantic_residual_vector_quantizer.output_proj.weight.bfloat16()
+    )
+    round_to_bfloat16(codec)
+    codes = codec.quantizer.encode(found.T[None])
+    back = codec.quantizer.decode(codes)[0].T
+    missed = (back - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
+    used = [len(row.unique()) for row in codes[0]]
+    print(f"of the spectra's variance {100 * missed:.1f} % is lost; entries used {used}")
+    save_model(codec, args.out)
+    print(args.out)
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.front", description="Convolutions before the ear; the codec of both."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    learn = commands.add_parser("train", help="teach the encoder's convolutions (resumable)")
+    learn.add_argument("--out", type=Path, default=RUNS / "front", help="folder (default %(default)s)")
+    learn.add_argument("--steps", type=int, default=4000, help="default %(default)s")
+    learn.add_argument("--batch-size", type=int, default=9, help="rows of 2.56 s (default %(default)s)")
+    learn.add_argument("--learning-rate", type=float, default=1.5e-3, help="default %(default)s")
+    learn.add_argument("--seed", type=int, default=1, help="default %(default)s")
+    learn.set_defaults(run=train)
+    joined = commands.add_parser("assemble", help="make the codec")
+    joined.add_argument("--front", type=Path, default=RUNS / "front", help="default %(default)s")
+    joined.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)")
+    joined.add_argument(
+        "--assistant", type=float, default=0.7, help="its share of rows (default %(default)s)"
+    )
+    joined.add_argument("--batches", type=int, default=120, help="of 41 s (default %(default)s)")
+    joined.set_defaults(run=assemble)
+    for one in (learn, joined):
+        one.add_argument(
+            "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
+        )
+        one.add_argument(
+            "--sound", type=Path, default=RUNS / "sound", help="mixed dialogues (default %(default)s)"
+        )
+        one.add_argument("--start", type=Path, help="a codec whose convolutions to begin with")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

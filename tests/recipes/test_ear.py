@@ -1,0 +1,206 @@
+"""The ear of the small Mimi: spectra, rows of words, what it is taught, and the codec that is made of it."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.mini import ear, ear_rows, front
+from recipes.mini.clips import ClipLibrary, Shard, write_shard
+from recipes.mini.ear_rows import EarRows, disturbed, ends_in
+from recipes.mini.heard import HeardWords
+from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, mel_power
+from recipes.mini.stage import StageConfig
+from recipes.mini.timing import RATE, Spoken
+from recipes.mini.utterances import Utterance
+
+VOICE = "kokoro:af_sky"
+TEXTS = ["one two three", "blue cat sings", "monday is gone", "what rains today", "seven old horses"]
+WORDS = sorted({word for text in TEXTS for word in text.split()})
+FRAMES = 64
+
+
+def _tone(word: str) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * (400 + 300 * WORDS.index(word)) * np.arange(RATE // 5) / RATE)).astype(
+        np.float32
+    )
+
+
+def _spoken(text: str) -> Spoken:
+    """Every word is a tone of its own, 0.2 s long."""
+    words = tuple((word, 0.05 + 0.2 * k, 0.25 + 0.2 * k) for k, word in enumerate(text.split()))
+    edge = np.zeros(RATE // 20, np.float32)
+    return Spoken(
+        np.concatenate([edge, *(_tone(word) for word, _, _ in words), edge]), words, (("a", 0.05, 0.2),)
+    )
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    path = tmp_path_factory.mktemp("heard") / "heard.txt"
+    path.write_text("\n".join(WORDS))
+    return HeardWords(path)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    spoken = [(Utterance("plus", text), 1.0, _spoken(text)) for text in TEXTS * 30]
+    write_shard(Shard(VOICE, 0), folder, 1, spoken)
+    return ClipLibrary(folder)
+
+
+@pytest.fixture(scope="module")
+def rows(library, heard):
+    return EarRows(library, [_spoken("old cat")], heard, FRAMES, takes=1)
+
+
+def test_a_spectrum_knows_nothing_of_what_comes_after_it():
+    wave = np.random.default_rng(0).standard_normal(20 * HOP).astype(np.float32)
+    later = wave.copy()
+    later[12 * HOP :] = 0
+    first, second = mel_power(wave), mel_power(later)
+    assert first.shape == (20, BANDS) and torch.equal(first[:12], second[:12])
+    assert not torch.allclose(first[12], second[12])
+
+
+def test_white_noise_has_its_variance_in_every_band():
+    wave = 0.1 * np.random.default_rng(1).standard_normal(RATE * 20).astype(np.float32)
+    assert mel_power(wave).mean(0).numpy() == pytest.approx(np.full(BANDS, 0.01), rel=0.2)
+
+
+def test_components_keep_what_is_largest_and_come_back(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(4000, 6, generator=generator) @ torch.randn(6, 24, generator=generator) + 3.0
+    found = Components.fit(frames, 6)
+    assert found.kept == pytest.approx(1.0, abs=1e-6)
+    assert torch.allclose(found.backward(found.forward(frames)), frames, atol=1e-3)
+    assert float(found.forward(frames).square().mean()) == pytest.approx(1.0, rel=1e-3)
+    found.save(tmp_path / "components.safetensors")
+    again = Components.load(tmp_path / "components.safetensors")
+    assert torch.allclose(again.forward(frames), found.forward(frames), atol=1e-5)
+    with pytest.raises(Exception, match="mini.ear makes it"):
+        Components.load(tmp_path / "nowhere")
+
+
+def test_words_stand_where_they_end(rows, heard):
+    """The tone that sounds before a word's frame is that word's."""
+    middles = np.argmax(
+        mel_power(np.stack([_tone(word) for word in WORDS]))[:, 5:15].mean(1).numpy(), axis=-1
+    )
+    seen = 0
+    for number in range(12):
+        row = rows.row(number)
+        assert row.power.shape == (FRAMES * STEPS, BANDS) and row.shares.shape[0] == FRAMES
+        for frame in np.flatnonzero(row.words):
+            end = frame * STEPS
+            band = np.argmax(np.exp(np.log(row.power[max(0, end - 8) : end + 1] + 1e-9).mean(0)))
+            if end > 10:
+                seen += abs(int(band) - int(middles[row.words[frame] - 2])) <= 2
+    assert seen > 60
+    assert all((rows.row(3).power == rows.row(3).power).ravel())  # by the number alone
+
+
+def test_no_held_out_run_comes_by_chance(library, heard, monkeypatch):
+    monkeypatch.setattr(ear_rows, "held_out_runs", lambda: ("one two", "cat monday"))
+    monkeypatch.setattr(ear_rows, "SHARES", {"spliced": 1})
+    rows = EarRows(library, [], heard, FRAMES, takes=1)
+    refused = [[heard.class_of(w) for w in run] for run in (("one", "two"), ("cat", "monday"))]
+    for number in range(20):
+        said = [int(word) for word in rows.row(number).words if word]
+        assert not any(said[i : i + 2] in refused for i in range(len(said)))
+    assert ends_in([1, 2, 3], {(2, 3)}, 1) and not ends_in([1, 2, 3, 4], {(2, 3)}, 1)
+
+
+def test_disturbed_spectra_are_finite_and_differ():
+    power = np.full((400, BANDS), 1e-3, np.float32)
+    generator = np.random.default_rng(0)
+    made = [disturbed(power, random.Random(seed), generator) for seed in range(30)]
+    assert all(np.isfinite(m).all() and (m > 0).all() and m.shape == power.shape for m in made)
+    assert len({float(m.sum()) for m in made}) > 15 and np.all(power == np.float32(1e-3))
+
+
+def test_losses_ask_for_words_after_their_delay():
+    words = torch.zeros(1, 14, dtype=torch.long)
+    words[0, 1], words[0, 8] = 3, 2
+    logits = torch.full((1, 14, 4), -9.0)
+    for frame in range(14):
+        logits[0, frame, {3: 3, 10: 2}.get(frame, 0)] = 9.0
+    assert float(ear.word_loss(logits, words)) < 1e-3
+    assert float(ear.word_loss(logits.roll(2, 1), words)) > 1
+    assert ear.words_told(logits, words) == (2, 2, 0)
+    assert ear.words_told(logits.roll(1, 1), words) == (2, 2, 0)  # a frame more or less is as good
+    assert ear.words_told(logits.roll(3, 1), words) == (2, 0, 2)
+    shares = torch.full((1, 8, ear.CLASSES), float("nan"))
+    assert float(ear.phone_loss(torch.zeros(1, 8, ear.CLASSES), shares)) == 0  # nobody knows
+
+
+@pytest.fixture(scope="module")
+def small(rows, library, heard, tmp_path_factory):
+    """A run of a few steps, and its folder."""
+    folder = tmp_path_factory.mktemp("ear")
+    valid = EarRows(library, [], heard, FRAMES, validation=True)
+    components = ear.fit_components(rows, 192, batches=2)
+    components.save(folder / "components.safetensors")
+
+    def stage(steps: int, out):
+        torch.manual_seed(3)
+        config = StageConfig(
+            str(out), steps, 2, seed=1, precision="fp32", eval_every=0, save_every=4, warmup=2
+        )
+        config.final = 1.0
+        return ear.EarStage(config, ear.Ear(len(heard), reader_layers=1), rows, valid, components, start=3)
+
+    run = stage(6, folder)
+    run.run()
+    return stage, folder, run
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path):
+    stage, folder, run = small
+    first = stage(6, tmp_path / "ear")
+    measure = first.measure
+
+    def stopped(batch):
+        if first.step == 5:  # the checkpoint is of step 4
+            raise KeyboardInterrupt
+        return measure(batch)
+
+    first.measure = stopped
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = stage(6, tmp_path / "ear")
+    second.run()
+    whole, parts = (torch.load(f / "model/weights.pt") for f in (folder, tmp_path / "ear"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    log = (folder / "log.csv").read_text()
+    assert "commitment" in log and run.step == 6
+
+
+def test_acoustic_codebooks_tell_the_spectrum_and_leave_the_semantic_codes():
+    generator = torch.Generator().manual_seed(0)
+    codec = front.make_codec(None)
+    latents = torch.randn(3000, 24, generator=generator) @ torch.randn(24, 192, generator=generator)
+    spectrum = latents @ torch.randn(192, 192, generator=generator) / 14
+    spectrum = spectrum / spectrum.std()
+    before = codec.quantizer.semantic_residual_vector_quantizer.encode(latents.T[None], 1)[0]
+    front.begin_acoustic(codec, latents, spectrum, np.random.default_rng(0))
+    codes = codec.quantizer.encode(latents.T[None])
+    assert torch.equal(codes[:, 0], before)
+    missed = [
+        float((codec.quantizer.decode(codes[:, :count])[0].T - spectrum).square().mean())
+        for count in (1, 2, 4, 8)
+    ]
+    assert missed == sorted(missed, reverse=True) and missed[-1] < 0.25 * missed[0]
+
+
+def test_a_codec_begins_with_what_fits_of_another(tmp_path):
+    first = front.make_codec(None)
+    first.save_pretrained(tmp_path)
+    second = front.make_codec(tmp_path)
+    assert torch.equal(first.decoder.layers[0].conv.weight, second.decoder.layers[0].conv.weight)
+    assert not torch.equal(
+        first.encoder_transformer.layers[0].mlp.fc1.weight,
+        second.encoder_transformer.layers[0].mlp.fc1.weight,
+    )
