@@ -20,10 +20,10 @@ from recipes.mini.dialogues import fresh_script
 from recipes.mini.grid import FRAME
 from recipes.mini.labels import frame_labels
 from recipes.mini.lines import read_lines
-from recipes.mini.mix import USER_LEVEL, level, on_grid, speak_assistant
+from recipes.mini.mix import on_grid, speak_assistant
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
-from recipes.mini.timing import RATE, Span, Spoken, resample, shift
+from recipes.mini.timing import RATE, USER_LEVEL, Span, Spoken, level, resample, shift
 from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
 SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's

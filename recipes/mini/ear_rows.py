@@ -22,10 +22,9 @@ from recipes.mini.codec_data import kept_apart
 from recipes.mini.heard import OTHER, HeardWords, plain
 from recipes.mini.labels import FRAME_RATE, frame_shares
 from recipes.mini.listening import held_out_runs
-from recipes.mini.mix import USER_LEVEL, level
 from recipes.mini.spectrum import BANDS, HOP, STEPS, mel_power
 from recipes.mini.splices import LENGTHS
-from recipes.mini.timing import RATE, Spoken, resample
+from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, resample
 from recipes.mini.voices import ASSISTANT, HIBARI_FACTORS, OTHER_FACTORS, check_user
 
 PACE = RATE / HOP  # spectra a second

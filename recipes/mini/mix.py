@@ -29,12 +29,21 @@ from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
 from recipes.mini.sources import RECORDED, draw_source, read_recording
 from recipes.mini.splices import spliced
-from recipes.mini.timing import RATE, Span, Spoken, cut_short, insert_pause, resample, shift
+from recipes.mini.timing import (
+    RATE,
+    USER_LEVEL,
+    Span,
+    Spoken,
+    cut_short,
+    insert_pause,
+    level,
+    resample,
+    shift,
+)
 from recipes.mini.voices import check_user, get_assistant, get_voice
 
 FORMAT = 1
 SPLICED = 0.7  # share of listening that is spliced from clips
-USER_LEVEL = -24.0  # dBFS, RMS of the words of each of the user's clips
 SOUND_PEAK = 0.5
 
 
@@ -92,17 +101,6 @@ def speak_user(event: Event, script: Script, library: ClipLibrary | None) -> Spo
     for word, seconds in event.pauses:
         spoken = insert_pause(spoken, word, seconds)
     return level(spoken, USER_LEVEL + event.gain)
-
-
-def level(clip: Spoken, db: float) -> Spoken:
-    """The clip with the RMS of its sounding parts at `db` below full scale, peaks held below it."""
-    parts = [clip.audio[round(s * RATE) : round(e * RATE)] for _, s, e in clip.words]
-    power = float(np.mean(np.concatenate(parts) ** 2)) if parts else 0.0
-    if power <= 0:
-        return clip
-    gain = 10 ** (db / 20) / power**0.5
-    gain = min(gain, 0.98 / max(float(np.abs(clip.audio).max()), 1e-6))
-    return Spoken((clip.audio * gain).astype(np.float32), clip.words, clip.phones, clip.exact)
 
 
 def render(script: Script, library: ClipLibrary | None = None) -> Mixed:

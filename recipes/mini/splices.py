@@ -18,7 +18,7 @@ from recipes.mini.dialogues import NoUtterance
 from recipes.mini.heard import plain
 from recipes.mini.listening import TAIL, held_out_runs
 from recipes.mini.normalize import normalize
-from recipes.mini.timing import RATE, Spoken, fade, join, resample, shift
+from recipes.mini.timing import RATE, USER_LEVEL, Spoken, fade, join, level, resample, shift
 from recipes.mini.voices import check_user
 
 LENGTHS = (35, 30, 20, 15)  # weights of pieces of one word, two, three, four
@@ -82,7 +82,6 @@ def spliced(
         NoUtterance: the voice has too few clips.
         HeldOutVoiceError: it is held out.
     """
-    from recipes.mini.mix import USER_LEVEL, level
 
     check_user(voice, factor)
     pieces = _pieces(library, voice)

@@ -117,9 +117,8 @@ def speak_questions(args: argparse.Namespace) -> int:
     import soundfile
 
     from aizuchi.files import atomic_path
-    from recipes.mini.mix import USER_LEVEL, level
     from recipes.mini.questions import load_questions
-    from recipes.mini.timing import RATE
+    from recipes.mini.timing import RATE, USER_LEVEL, level
     from recipes.mini.voices import get_voice
 
     rows, made, seconds, began = [], 0, 0.0, time.monotonic()

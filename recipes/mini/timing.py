@@ -14,6 +14,7 @@ import soxr
 RATE = 24_000
 LEAD = 0.05  # kept before the first word when a clip is trimmed
 TAIL = 0.12  # kept after the last one
+USER_LEVEL = -24.0  # dBFS, RMS of the words of each of the user's clips
 
 Span = tuple[str, float, float]  # word or phone, start, end
 
@@ -112,6 +113,17 @@ def join(clips: Sequence[Spoken], gap: float = 0.0) -> Spoken:
         at += clip.duration
     audio = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     return Spoken(audio, tuple(words), tuple(phones), all(c.exact for c in clips))
+
+
+def level(clip: Spoken, db: float) -> Spoken:
+    """The clip with the RMS of its sounding parts at `db` below full scale, peaks held below it."""
+    parts = [clip.audio[round(s * RATE) : round(e * RATE)] for _, s, e in clip.words]
+    power = float(np.mean(np.concatenate(parts) ** 2)) if parts else 0.0
+    if power <= 0:
+        return clip
+    gain = 10 ** (db / 20) / power**0.5
+    gain = min(gain, 0.98 / max(float(np.abs(clip.audio).max()), 1e-6))
+    return Spoken((clip.audio * gain).astype(np.float32), clip.words, clip.phones, clip.exact)
 
 
 def resample(clip: Spoken, factor: float) -> Spoken:
