@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aizuchi.train.codebooks import CodebookTrainer, kmeans
+from aizuchi.errors import AizuchiError
+from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
@@ -121,6 +122,21 @@ class Ear(nn.Module):
         return made if codes is None else made | {"codes": codes}
 
 
+def load_ear(folder: Path) -> Ear:
+    """The ear that a run in a folder made, in evaluation mode.
+
+    Raises AizuchiError if it has not ended.
+    """
+    path = folder / "model/weights.pt"
+    if not path.exists():
+        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
+    weights = torch.load(path, weights_only=True)
+    layers = {name.split(".")[2] for name in weights if name.startswith("reader.layers.")}
+    ear = Ear(len(weights["words.bias"]), reader_layers=len(layers))
+    ear.load_state_dict(weights)
+    return ear.eval()
+
+
 def word_loss(logits: Tensor, words: Tensor) -> Tensor:
     """Cross-entropy of (B, F, C) with the words (B, F), told `WORD_DELAY` frames late."""
     logits, words = logits[:, WORD_DELAY:].float(), words[:, : words.shape[1] - WORD_DELAY]
@@ -187,8 +203,6 @@ class EarStage(Stage):
     @torch.no_grad()
     def _move_codes(self, made: dict[str, Tensor]) -> int:
         """Entries go to the mean of what they took; dead ones begin anew."""
-        from aizuchi.train.codebooks import Quantized
-
         only = Quantized(
             made["inputs"], made["inputs"], made["commitment"], [made["inputs"]], [made["codes"]]
         )

@@ -22,7 +22,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import run_command
-from recipes.mini.ear import CODEC, Ear
+from recipes.mini.ear import CODEC, load_ear
 from recipes.mini.spectrum import Components
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
@@ -173,9 +173,7 @@ def assemble(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
     from recipes.mini.package import round_to_bfloat16
 
-    weights = torch.load(args.ear / "model/weights.pt", weights_only=True)
-    ear = Ear(len(weights["words.bias"])).eval()
-    ear.load_state_dict(weights)
+    ear = load_ear(args.ear)
     codec = make_codec(args.start).eval()
     codec.encoder.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())

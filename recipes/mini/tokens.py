@@ -217,10 +217,9 @@ def _encode_means(codec: Path, vocabulary: Path) -> tuple[MimiCodec, TextTokeniz
     return load_codec(codec, threads=1), TextTokenizer(vocabulary), heard
 
 
-def encode_sounds(args: argparse.Namespace) -> int:
-    """Encode all shards of sound that there are; those that were made with the same codec are kept."""
-    codec, tokenizer, heard = _encode_means(args.codec, args.vocabulary)
-    settings = {
+def token_settings(codec: MimiCodec, tokenizer: TextTokenizer, heard: HeardWords) -> dict[str, Any]:
+    """What shards of tokens say that they were made with."""
+    return {
         "codec": codec.fingerprint(),
         "codebooks": codec.codebooks,
         "codebook_size": codec.codebook_size,
@@ -229,6 +228,12 @@ def encode_sounds(args: argparse.Namespace) -> int:
         "heard_classes": len(heard),
         "heard_words": hashlib.sha256(" ".join(heard.words).encode()).hexdigest()[:16],
     }
+
+
+def encode_sounds(args: argparse.Namespace) -> int:
+    """Encode all shards of sound that there are; those that were made with the same codec are kept."""
+    codec, tokenizer, heard = _encode_means(args.codec, args.vocabulary)
+    settings = token_settings(codec, tokenizer, heard)
     status = 0
     for part in ("train", "valid", LISTEN):
         if part == LISTEN and not (args.sound / part).exists():

@@ -1,11 +1,13 @@
 """The ear of the small Mimi: spectra, rows of words, what it is taught, and the codec that is made of it."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_rows, front
 from recipes.mini.clips import ClipLibrary, Shard, write_shard
 from recipes.mini.ear_rows import EarRows, disturbed, ends_in
@@ -15,6 +17,7 @@ from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE, Spoken
 from recipes.mini.utterances import Utterance
 
+ROOT = Path(__file__).resolve().parents[2]
 VOICE = "kokoro:af_sky"
 TEXTS = ["one two three", "blue cat sings", "monday is gone", "what rains today", "seven old horses"]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
@@ -204,3 +207,78 @@ def test_a_codec_begins_with_what_fits_of_another(tmp_path):
         first.encoder_transformer.layers[0].mlp.fc1.weight,
         second.encoder_transformer.layers[0].mlp.fc1.weight,
     )
+
+
+@pytest.fixture(scope="module")
+def made(small, tmp_path_factory):
+    """A codec of the small ear, and the sound that it was made on."""
+    _, folder, _ = small
+    root = tmp_path_factory.mktemp("codec")
+    generator = np.random.default_rng(0)
+    for part in ("train", "listen"):
+        (root / "sound" / part).mkdir(parents=True)
+        sound = (generator.standard_normal((2, RATE * 40)) * 3000 * generator.random(RATE * 40)).astype(
+            np.int16
+        )
+        np.save(root / "sound" / part / "00000.npy", sound)
+    (root / "front/model").mkdir(parents=True)
+    torch.save(front.make_codec(None).encoder.state_dict(), root / "front/model/weights.pt")
+    where = ["--ear", str(folder), "--sound", str(root / "sound")]
+    command = [
+        "assemble",
+        *where,
+        "--front",
+        str(root / "front"),
+        "--out",
+        str(root / "codec"),
+        "--batches",
+        "3",
+    ]
+    assert front.main(command) == 0
+    return root, where
+
+
+def test_a_codec_hears_with_the_ear(small, made):
+    from aizuchi.models.mimi import MimiModel
+
+    _, folder, _ = small
+    codec = MimiModel.from_pretrained(made[0] / "codec").eval()
+    wave = (
+        torch.from_numpy(np.random.default_rng(1).standard_normal((1, 1, 1920 * 20)).astype(np.float32)) * 0.1
+    )
+    with torch.no_grad():
+        codes = codec.encode(wave, return_dict=True).audio_codes
+        own = ear.load_ear(folder)
+        own.encoder_transformer.load_state_dict(codec.encoder_transformer.state_dict())  # rounded
+        projection = codec.quantizer.semantic_residual_vector_quantizer.input_proj
+        own.semantic.input_proj.load_state_dict(projection.state_dict())
+        given = own(codec.encoder(wave).transpose(1, 2), True)["codes"]
+    assert codes.shape == (1, 8, 20) and float((codes[:, 0] == given).float().mean()) > 0.99
+    assert all(
+        len(row.unique()) > 5 for row in codes[0, 1:4]
+    )  # so little sound leaves nothing to the last ones
+
+
+def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, monkeypatch):
+    from recipes.mini import ear_tokens
+
+    root, where = made
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes((ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model").read_bytes())
+    (tmp_path / "heard.txt").write_text("\n".join(heard.words))
+    clips = next(iter(library.by_voice[VOICE].values()))[0].audio.parents[2]
+    monkeypatch.setattr(ear_tokens, "ROWS", 2)
+    command = [*where, "--clips", str(clips), "--codec", str(root / "codec"), "--vocabulary", str(tokenizer)]
+    command += ["--heard", str(tmp_path / "heard.txt"), "--out", str(tmp_path / "out"), "--shards", "2"]
+    assert ear_tokens.main(command) == 0
+    source = ShardSource(tmp_path / "out/listen")
+    lengths = source.lengths()
+    assert list(lengths) == [ear.FRAMES] * 4
+    piece = source.read(0, 0, ear.FRAMES)
+    assert (piece.heard > 1).sum() > 5 and (piece.text == -1).all() and len(set(piece.user[0])) > 3
+    assert not piece.user[1:].any() and len(np.unique(piece.model[:, 50:], axis=1).T) < 8  # it says nothing
+    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))]
+    assert ear_tokens.main(command) == 0  # all there
+    assert before == [
+        path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))
+    ]
