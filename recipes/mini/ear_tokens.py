@@ -1,8 +1,8 @@
 """Hours of listening straight from spectra: `python -m recipes.mini.ear_tokens --help`.
 
-What the ear learned from (`recipes.mini.ear_rows`: words of clips in ever new company, disturbed anew) is coded by the
-ear itself, without a waveform, hundreds of times faster than it is spoken. The model that listens to it has nothing
-to say. Spectra get the error that the codec's convolutions make, of the size that each component has it.
+What the ear learned from (`recipes.mini.ear_rows`: words of clips in ever new company, disturbed anew) is coded by what
+follows the codec's convolutions, without a waveform, hundreds of times faster than sound is. The model that listens to
+it has nothing to say. Spectra get the error that the convolutions make, of the size that each component has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
-from recipes.mini.ear import FRAMES, load_ear
+from recipes.mini.ear import FRAMES
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import HeardWords
@@ -57,8 +57,6 @@ def listen(args: argparse.Namespace) -> int:
     settings = token_settings(codec, tokenizer, heard)
     folder = args.out / LISTEN
     folder.mkdir(parents=True, exist_ok=True)
-    ear = load_ear(args.ear)
-    ear.encoder_transformer.load_state_dict(mimi.encoder_transformer.state_dict())  # rounded, as it encodes
     components = Components.load(args.ear / "components.safetensors")
     error = front_error(mimi, components, SoundRows(args.sound, ("train", LISTEN), 8, 5))
     silence = encode(codec, np.zeros((1, FRAMES * FRAME_SAMPLES), np.float32))[0].T  # (FRAMES, K)
@@ -79,7 +77,7 @@ def listen(args: argparse.Namespace) -> int:
                 row = rows.row(number * ROWS + i)
                 given = components.forward(log_frames(torch.from_numpy(row.power)))
                 given = given + error * torch.randn(given.shape, generator=generator)
-                latents = ear.latents(given[None]).transpose(1, 2)
+                latents = mimi.encoder_transformer(given.T[None])  # (1, K, FRAMES)
                 user = np.zeros_like(silence)
                 user[:, 0] = semantic.encode(latents, 1)[0][0].numpy()
                 text = np.full(FRAMES, UNKNOWN, np.int32)
