@@ -1,15 +1,20 @@
-"""Hours of listening straight from spectra: `python -m recipes.mini.ear_tokens --help`.
+"""Token shards straight from spectra: `python -m recipes.mini.ear_tokens --help`.
 
-What the ear learned from (`recipes.mini.ear_rows`: words of clips in ever new company, disturbed anew) is coded by what
-follows the codec's convolutions, without a waveform, hundreds of times faster than sound is. The model that listens to
-it has nothing to say. Spectra get the error that the convolutions make, of the size that each component has it.
+What users say is coded by what follows the codec's convolutions, on spectra that are disturbed anew
+(`recipes.mini.ear_rows`), several times faster than waveforms are; what the assistant says begins on a frame of the
+codec and sounds the same every time, so its codes are kept. Spectra get the error that the convolutions make, of the
+size that each component has it. `listen/` holds words of clips in ever new company, to which the model has nothing to
+say; `train/` dialogues.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +24,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aizuchi.data.codec import MimiCodec, encode
-from aizuchi.data.frames import FRAME_SAMPLES
+from aizuchi.data.frames import FRAME_SAMPLES, MAIN_SPEAKER, SpokenWord, words_to_frames
 from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES
-from recipes.mini.ear_rows import EarRows
+from recipes.mini.ear_rows import EarRows, disturbed
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import HeardWords
-from recipes.mini.spectrum import Components, log_frames
-from recipes.mini.tokens import LISTEN, UNKNOWN, token_settings
+from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
+from recipes.mini.sources import RECORDED, recordings
+from recipes.mini.spectrum import Components, log_frames, mel_power
+from recipes.mini.timing import RATE
+from recipes.mini.tokens import DIALOGUES, LISTEN, UNKNOWN, token_settings
 
 RUNS = Path("runs/mini")
-ROWS = 60  # in a shard, 20 minutes
+ROWS = 60  # in a shard of listening, 20 minutes
+CONTEXT = 20  # frames of silence before what the assistant says
+TAIL = 6  # frames after it until its codes are those of silence
 
 
 @torch.no_grad()
@@ -46,58 +56,143 @@ def front_error(codec: Any, components: Components, rows: SoundRows, batches: in
     return torch.cat(missed).square().mean(0).sqrt()
 
 
+class Coder:
+    """Codes of both sides of a conversation.
+
+    Args:
+        mimi: the codec. components: of its ear. error: what its convolutions miss, see `front_error`.
+    """
+
+    def __init__(self, mimi: Any, components: Components, error: Tensor):
+        self.codec, self.components, self.error = MimiCodec(mimi), components, error
+        self.transformer = mimi.encoder_transformer
+        self.semantic = mimi.quantizer.semantic_residual_vector_quantizer
+        self.silence = self._encode(np.zeros(FRAMES * FRAME_SAMPLES, np.float32))  # (FRAMES, K)
+        self._said: dict[bytes, np.ndarray] = {}
+
+    def _encode(self, wave: np.ndarray) -> np.ndarray:
+        return encode(self.codec, wave[None])[0].T
+
+    @torch.no_grad()
+    def user(self, power: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Power in bands (F * STEPS, BANDS) -> codes (F, K), of which only the first one tells anything."""
+        given = self.components.forward(log_frames(torch.from_numpy(power)))
+        given = given + self.error * torch.randn(given.shape, generator=generator)
+        latents = self.transformer(given.T[None])  # (1, K, F)
+        codes = np.zeros((len(given), self.silence.shape[1]), self.silence.dtype)
+        codes[:, 0] = self.semantic.encode(latents, 1)[0][0].numpy()
+        return codes
+
+    def model(self, wave: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+        """The assistant's channel (F * 1920,), silent but for spans of frames (start, stop) -> codes (F, K)."""
+        frames = len(wave) // FRAME_SAMPLES
+        codes = np.repeat(self.silence[-1:], frames, 0)
+        codes[: len(self.silence)] = self.silence[:frames]
+        for start, stop in spans:
+            stop = min(frames, stop + TAIL)
+            said = wave[start * FRAME_SAMPLES : stop * FRAME_SAMPLES]
+            key = hashlib.blake2b(said.tobytes(), digest_size=16).digest()
+            if key not in self._said:
+                before = np.zeros(CONTEXT * FRAME_SAMPLES, np.float32)
+                self._said[key] = self._encode(np.concatenate([before, said]))[CONTEXT:]
+            codes[start:stop] = self._said[key]
+        return codes
+
+
+def coded_dialogue(
+    number: int, seed: int, means: tuple[Any, list[Path]], coder: Coder
+) -> tuple[Any, Any, Any, Any]:
+    """Dialogue `number` of `recipes.mini.mix`: codes of both sides (F, K), words (text, start, end) of both."""
+    library, files = means
+    mixed = mixed_dialogue(number, seed, library, files)
+    rng = random.Random(f"coded/{seed}/{number}")
+    lead = rng.randint(0, 19)  # frames of silence in front, so that conversations don't all begin at once
+    frames = lead + -(-mixed.audio.shape[1] // FRAME_SAMPLES)
+    wave = np.zeros((2, frames * FRAME_SAMPLES), np.float32)
+    wave[:, lead * FRAME_SAMPLES :][:, : mixed.audio.shape[1]] = mixed.audio
+    spans = []
+    for event, (start, end) in zip(mixed.script.events, mixed.times):
+        if event.side == "model":
+            first = speak_assistant(event.text).words[0][1]
+            at = round(on_grid(start - first) * RATE / FRAME_SAMPLES)
+            spans.append((lead + at, lead + math.ceil(end * RATE / FRAME_SAMPLES)))
+    generator = np.random.default_rng([seed, number])
+    power = mel_power(wave).numpy()
+    heard = power[1]
+    if rng.random() < 0.4:  # an echo of the assistant
+        heard = heard + np.float32(10 ** rng.uniform(-4, -2)) * np.roll(power[0], rng.randint(1, 20), 0)
+    heard = disturbed(heard, rng, generator)
+    noise = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
+    by = lead * FRAME_SAMPLES / RATE
+    words = [(w.text, w.start + by, w.end + by, w.speaker == MAIN_SPEAKER) for w in mixed.words]
+    known = mixed.script.voice != RECORDED
+    return coder.model(wave[0], sorted(spans)), coder.user(heard, noise), words, known
+
+
 @torch.no_grad()
-def listen(args: argparse.Namespace) -> int:
+def make(args: argparse.Namespace) -> int:
     from aizuchi.models.mimi import MimiModel
     from aizuchi.train.memory import keep_freed_memory
 
     keep_freed_memory()
     mimi = MimiModel.from_pretrained(args.codec).eval()
-    codec, tokenizer, heard = MimiCodec(mimi), TextTokenizer(args.vocabulary), HeardWords(args.heard)
-    settings = token_settings(codec, tokenizer, heard)
-    folder = args.out / LISTEN
-    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, heard = TextTokenizer(args.vocabulary), HeardWords(args.heard)
     components = Components.load(args.ear / "components.safetensors")
     error = front_error(mimi, components, SoundRows(args.sound, ("train", LISTEN), 8, 5))
-    silence = encode(codec, np.zeros((1, FRAMES * FRAME_SAMPLES), np.float32))[0].T  # (FRAMES, K)
-    semantic = mimi.quantizer.semantic_residual_vector_quantizer
-    rows = None
-    records = []
-    for number in tqdm(range(args.shards), unit="shard"):
-        path = folder / f"shard-{number:05d}.safetensors"
-        key = hashlib.sha256(json.dumps([settings, "ear", args.seed, number]).encode()).hexdigest()[:32]
-        record = finished(path, key)
-        if record is None:
-            rows = rows or EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed, takes=args.takes)
-            generator = torch.Generator().manual_seed(
-                int(keyed_generator(args.seed, "ear", number).integers(1 << 62))
-            )
-            made = []
-            for i in range(ROWS):
-                row = rows.row(number * ROWS + i)
-                given = components.forward(log_frames(torch.from_numpy(row.power)))
-                given = given + error * torch.randn(given.shape, generator=generator)
-                latents = mimi.encoder_transformer(given.T[None])  # (1, K, FRAMES)
-                user = np.zeros_like(silence)
-                user[:, 0] = semantic.encode(latents, 1)[0][0].numpy()
-                text = np.full(FRAMES, UNKNOWN, np.int32)
-                name = f"ear/{args.seed}/{number}/{i}"
-                words = row.words.astype(np.int32)
-                made.append(
-                    DialogueTokens(name, text, silence, np.ascontiguousarray(user[:, None]), heard=words)
-                )
-            write_shard(path, made, key)
+    coder = Coder(mimi, components, error)
+    settings = token_settings(coder.codec, tokenizer, heard)
+    library = ClipLibrary(args.clips)
+
+    @functools.cache
+    def rows() -> EarRows:
+        return EarRows(library, [], heard, FRAMES, args.seed, takes=args.takes)
+
+    def listening(number: int) -> DialogueTokens:
+        row = rows().row(number)
+        noise = torch.Generator().manual_seed(
+            int(keyed_generator(args.seed, "ear", number).integers(1 << 62))
+        )
+        user = coder.user(row.power, noise)[:, None]
+        text = np.full(FRAMES, UNKNOWN, np.int32)
+        return DialogueTokens(
+            f"ear/{args.seed}/{number}", text, coder.silence, user, heard=row.words.astype(np.int32)
+        )
+
+    files = recordings(Path(args.commands)) if args.commands else []
+
+    def dialogue(number: int) -> DialogueTokens:
+        model, user, words, known = coded_dialogue(number, args.seed, (library, files), coder)
+        said = [SpokenWord(text, start, end) for text, start, end, own in words if own]
+        told = [(text, start, end) for text, start, end, own in words if not own] if known else None
+        text = words_to_frames(said, len(model), tokenizer)
+        marks = heard.on_frames(told, len(model))
+        return DialogueTokens(f"ear/{args.seed}/{number}", text, model, user[:, None], heard=marks)
+
+    for part, count, size, one in (
+        ("train", args.dialogues, DIALOGUES, dialogue),
+        (LISTEN, args.shards, ROWS, listening),
+    ):
+        folder = args.out / part
+        folder.mkdir(parents=True, exist_ok=True)
+        records = []
+        for number in tqdm(range(count), unit="shard", desc=part):
+            path = folder / f"shard-{number:05d}.safetensors"
+            key = hashlib.sha256(json.dumps([settings, part, args.seed, number]).encode()).hexdigest()[:32]
+            if finished(path, key) is None:
+                write_shard(path, [one(number * size + i) for i in range(size)], key)
             record = finished(path, key)
-        records.append(record)
-    write_index(folder, settings, [record for record in records if record], complete=True)
-    print(f"{len(records)} shards, {len(records) * ROWS * FRAMES * 0.08 / 3600:.1f} h in {folder}")
+            records += [record] if record else []
+        write_index(folder, settings, records, complete=True)
+        print(
+            f"{part}: {len(records)} shards, {sum(r.frames for r in records) * 0.08 / 3600:.2f} h in {folder}"
+        )
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.mini.ear_tokens",
-        description="Token shards of words in any order, coded without a waveform (resumable).",
+        description="Token shards of dialogues and of listening, users coded without a waveform (resumable).",
     )
     parser.add_argument("--out", type=Path, default=RUNS / "tokens_ear", help="folder (default %(default)s)")
     parser.add_argument(
@@ -116,12 +211,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
     )
     parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
-    parser.add_argument("--shards", type=int, default=60, help="of 20 minutes (default %(default)s)")
+    parser.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    parser.add_argument(
+        "--dialogues", type=int, default=60, help="shards of dialogues, 25 minutes each (default %(default)s)"
+    )
+    parser.add_argument(
+        "--shards", type=int, default=60, help="shards of listening, 20 minutes each (default %(default)s)"
+    )
     parser.add_argument(
         "--takes", type=int, default=3, help="speakers made of each clip (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=2, help="default %(default)s")
-    parser.set_defaults(run=listen)
+    parser.set_defaults(run=make)
     return parser
 
 

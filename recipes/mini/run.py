@@ -50,7 +50,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         output=runs / "moshi",
         codec=runs / "codec-bf16",
         tokenizer=runs / "tokenizer.model",
-        data__train=f"{runs}/tokens/train:6,{runs}/tokens/listen:1,{runs}/tokens_ear/listen:3",
+        data__train=f"{runs}/tokens/train:2,{runs}/tokens_ear/train:5,{runs}/tokens_ear/listen:3",
         data__valid=runs / "tokens/valid",
     )
     decoder = speech | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
@@ -71,7 +71,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
     codec = mini("front", "assemble", "--front", runs / "front", "--out", runs / "codec-bf16", *heard)
     more = mini("ear_tokens", "--out", runs / "tokens_ear", *heard, "--codec", runs / "codec-bf16")
     more += ["--clips", str(runs / "clips"), "--vocabulary", str(runs / "tokenizer.model")]
-    more += ["--heard", str(runs / "heard.txt")]
+    more += ["--heard", str(runs / "heard.txt"), *recorded]
     asked = [
         *("-m", "aizuchi", "eval", "speech", "--questions", "recipes/mini/questions/heldout.jsonl"),
         *("--voices", "recipes.mini.voices:get_voice"),
@@ -84,14 +84,14 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "4"],
               [*clips, "--listening", "--engines", "hibari", "--hours", "0.03"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
-        Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "60", "--listen", "10"],
+        Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "12", "--listen", "2"],
               [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
         Stage("ear", "words from spectra: the codec's encoder and first codebook", ear,
               [*ear, "--steps", "12", "--start", "6", "--batch-size", "3", "--lines", "20"]),
         Stage("front", "spectra from sound: the convolutions before it", front, [*front, "--steps", "20"]),
         Stage("codec", "the small Mimi of both, in bfloat16", codec, [*codec, "--batches", "12"]),
         Stage("encode", "token shards", coded, coded),
-        Stage("hours", "token shards of words in any order, from spectra", more, [*more, "--shards", "1"]),
+        Stage("hours", "more token shards, from spectra", more, [*more, "--dialogues", "1", "--shards", "1"]),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),
         Stage("decoder", "a better voice for the same codes", train("mimi", "decoder.yaml", **decoder),

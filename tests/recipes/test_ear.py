@@ -269,7 +269,16 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
     clips = next(iter(library.by_voice[VOICE].values()))[0].audio.parents[2]
     monkeypatch.setattr(ear_tokens, "ROWS", 2)
     command = [*where, "--clips", str(clips), "--codec", str(root / "codec"), "--vocabulary", str(tokenizer)]
-    command += ["--heard", str(tmp_path / "heard.txt"), "--out", str(tmp_path / "out"), "--shards", "2"]
+    command += [
+        "--heard",
+        str(tmp_path / "heard.txt"),
+        "--out",
+        str(tmp_path / "out"),
+        "--shards",
+        "2",
+        "--dialogues",
+        "0",
+    ]
     assert ear_tokens.main(command) == 0
     source = ShardSource(tmp_path / "out/listen")
     lengths = source.lengths()
@@ -282,3 +291,37 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
     assert before == [
         path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))
     ]
+
+
+def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
+    """Codes that are put together of kept ones are those of the whole channel."""
+    pytest.importorskip("hibari")
+    from aizuchi.data.codec import encode
+    from aizuchi.models.mimi import MimiModel
+    from recipes.mini import ear_tokens
+
+    root, where = made
+    codec = MimiModel.from_pretrained(root / "codec").eval()
+    coder = ear_tokens.Coder(
+        codec, Components.load(Path(where[1]) / "components.safetensors"), torch.zeros(192)
+    )
+    compared = []
+    model = ear_tokens.Coder.model
+
+    def both(self, wave, spans):
+        codes = model(self, wave, spans)
+        whole = encode(coder.codec, wave[None])[0].T
+        speaks = np.concatenate([np.arange(start, stop) for start, stop in spans])
+        compared.append((float((codes == whole)[speaks].mean()), len(speaks)))
+        return codes
+
+    monkeypatch.setattr(ear_tokens.Coder, "model", both)
+    for number in range(2):
+        own, user, words, known = ear_tokens.coded_dialogue(number, 5, (None, []), coder)
+        assert own.shape == user.shape and known
+        assert all(end <= len(own) * 0.08 + 0.1 for _, _, end, _ in words) and {w[3] for w in words} == {
+            True,
+            False,
+        }
+    # what came before the silence before it is forgotten; of this codec's codes some hang on a hair (a frame off: 0.4)
+    assert all(share > 0.9 and count > 20 for share, count in compared), compared
