@@ -323,5 +323,5 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
             True,
             False,
         }
-    # what came before the silence before it is forgotten; of this codec's codes some hang on a hair (a frame off: 0.4)
+    # what came before the silence before it is forgotten; of so young a codec some codes hang on a hair
     assert all(share > 0.9 and count > 20 for share, count in compared), compared
