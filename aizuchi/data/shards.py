@@ -109,6 +109,8 @@ def write_shard(path: Path, dialogues: Sequence[DialogueTokens], key: str) -> Re
     heard = [d.heard for d in dialogues if d.heard is not None]
     if heard:
         tensors["heard"] = np.concatenate(heard).astype(np.int32)
+    # concatenated columns lie in memory as columns, and safetensors would write them as if they were rows
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     content = safetensors.numpy.save(tensors, {_METADATA: about})
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -359,3 +359,16 @@ def test_mimi_is_a_codec():
     assert codec.fingerprint() != before
     with pytest.raises(AizuchiError, match="codebooks is 7"):
         MimiCodec(model, 7)
+
+
+def test_codes_come_back_however_they_lay_in_memory(tmp_path):
+    """Transposed arrays, such as codes (K, F) turned around, are written as what they say, not as they lie."""
+    codes = np.arange(24, dtype=np.int16).reshape(4, 6)
+    turned = DialogueTokens("a", np.zeros(6, np.int32), codes.T, codes.T[:, None])
+    path = tmp_path / "shard-00000.safetensors"
+    write_shard(path, [turned, turned], "key")
+    import safetensors.numpy
+
+    read = safetensors.numpy.load_file(path)
+    assert np.array_equal(read["model"], np.concatenate([codes.T, codes.T]))
+    assert np.array_equal(read["user"][:6, 0], codes.T)
