@@ -172,6 +172,29 @@ def quantize_model(model: Any, kind: str, fill: bool = True) -> Any:
     return model
 
 
+def dequantize_model(model: Any) -> Any:
+    """Put plain float32 layers in place of quantized ones, such as a model needs that is to be trained, whose
+    quantized matrices would stay what they are; returns the model. One that is not quantized is left alone.
+    """
+    if not getattr(model.config, "aizuchi_quantization", None):
+        return model
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, QuantizedLinear):
+                plain: Any
+                if child.weights is None:
+                    plain = nn.Linear(child.in_features, child.out_features, bias=False)
+                else:
+                    plain = PerCodebookLinear(
+                        child.in_features, child.out_features, child.weights, child.schedule
+                    )
+                with torch.no_grad():
+                    plain.weight.copy_(child.dequantized(torch.float32))
+                setattr(parent, name, plain.to(child.weight.device).train(child.training))
+    model.config.aizuchi_quantization = None
+    return model
+
+
 def _is_table(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)  # its low-rank part is read a row at a time
 

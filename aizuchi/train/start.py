@@ -41,6 +41,7 @@ def make_model(config: MoshiTraining) -> Any:
     """The model that a run starts from: drawn from the seed, or a checkpoint; LoRA adapters are put in."""
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiForConditionalGeneration
+    from aizuchi.models.quantized import dequantize_model
 
     torch.manual_seed(config.seed)
     if config.checkpoint is not None:
@@ -48,6 +49,8 @@ def make_model(config: MoshiTraining) -> Any:
         small = config.lora is not None and not config.lora.embeddings and config.precision == "bf16"
         dtype = torch.bfloat16 if small else torch.float32
         model = pretrained(MoshiForConditionalGeneration, config.checkpoint, "checkpoint", dtype)
+        if config.lora is None:  # quantized matrices do not learn
+            dequantize_model(model)
         apply_losses(model.config, config)
     else:
         codec = None if config.codec is None else pretrained(MimiModel, config.codec, "codec")

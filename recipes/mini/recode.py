@@ -114,9 +114,10 @@ def recode(model: Any, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
 def run(args: argparse.Namespace) -> int:
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiForConditionalGeneration
+    from aizuchi.models.quantized import dequantize_model
     from aizuchi.train.checkpoints import save_model
 
-    model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
+    model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     recode(model, paired_codes(args.old, args.new, args.frames))
     codec = MimiModel.from_pretrained(args.codec)
     model.audio_encoder = codec

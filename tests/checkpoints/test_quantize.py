@@ -10,7 +10,14 @@ from aizuchi.checkpoints.quantize import quantize
 from aizuchi.cli import main
 from aizuchi.engine import Sampling, reply
 from aizuchi.errors import AizuchiError
-from aizuchi.models.quantized import QuantizedLinear, from_int4, quantize_model, to_int4, to_int8
+from aizuchi.models.quantized import (
+    QuantizedLinear,
+    dequantize_model,
+    from_int4,
+    quantize_model,
+    to_int4,
+    to_int8,
+)
 from tests.models.moshi.reference import tiny_model
 
 
@@ -68,3 +75,30 @@ def test_what_is_refused(folder, tmp_path):
         load(out)
     assert main(["convert", str(folder), str(tmp_path / "y"), "--to", "kyutai", "--quantize", "int8"]) == 2
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_plain_layers_take_the_place_of_quantized_ones(folder, tmp_path, kind):
+    out = tmp_path / kind
+    assert main(["convert", str(folder), str(out), "--quantize", kind]) == 0
+    quantized, plain = load(out).model, dequantize_model(load(out).model)
+    assert not any(isinstance(module, QuantizedLinear) for module in plain.modules())
+    assert plain.state_dict().keys() == load(folder).model.state_dict().keys()
+    assert plain.config.aizuchi_quantization is None and dequantize_model(plain) is plain
+    wave = 0.1 * torch.randn(1, 1920 * 4, generator=torch.Generator().manual_seed(0))
+    one, other = (reply(model, wave, Sampling(seed=1)) for model in (quantized, plain))
+    assert torch.equal(one.codes, other.codes)
+    assert torch.allclose(one.waveform, other.waveform, atol=1e-5)
+    plain.save_pretrained(tmp_path / "plain")  # and what is saved is read as plain weights
+    again = load(tmp_path / "plain").model.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_a_run_from_a_quantized_checkpoint_trains_its_matrices(folder, tmp_path):
+    from aizuchi.train.moshi_config import MoshiTraining
+    from aizuchi.train.start import make_model
+
+    assert main(["convert", str(folder), str(tmp_path / "int8"), "--quantize", "int8"]) == 0
+    model = make_model(MoshiTraining(output=str(tmp_path / "run"), checkpoint=str(tmp_path / "int8")))
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names == {name for name, _ in load(folder).model.named_parameters()}
