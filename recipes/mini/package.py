@@ -42,7 +42,7 @@ def package_codec(args: argparse.Namespace) -> int:
     from aizuchi.models.mimi import MimiModel
     from aizuchi.train.checkpoints import save_model
 
-    codec = MimiModel.from_pretrained(args.codec)
+    codec = MimiModel.from_pretrained(args.codec).float()
     round_to_bfloat16(codec)
     save_model(codec, args.out)
     print(args.out)

@@ -329,3 +329,24 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
         }
     # what came before the silence before it is forgotten; of so young a codec some codes hang on a hair
     assert all(share > 0.9 and count > 20 for share, count in compared), compared
+
+
+def test_the_milestone_is_a_codec_of_these_sizes():
+    from aizuchi.models.mimi import MimiModel
+
+    folder = ROOT / "recipes/mini/milestone"
+    codec = MimiModel.from_pretrained(folder / "codec").float().eval()
+    assert all(getattr(codec.config, name) == value for name, value in ear.CODEC.items())
+    components = Components.load(folder / "components.safetensors")
+    rng = np.random.default_rng(0)
+    wave = 0.05 * np.sin(2 * np.pi * 200 * np.arange(1920 * 25) / RATE) + 0.01 * rng.standard_normal(
+        1920 * 25
+    )
+    wave = torch.from_numpy(wave.astype(np.float32))
+    with torch.no_grad():
+        made = codec.encoder(wave[None, None]).transpose(1, 2)[0]
+    wanted = components.of_wave(wave)
+    assert float((made - wanted).square().mean()) < 0.6 * float(
+        wanted.square().mean()
+    )  # it is what it was taught
+    assert len(HeardWords(folder / "heard.txt")) > 900
