@@ -90,7 +90,6 @@ class EarRows:
         takes: int = 2,
     ):
         self.frames, self.seed, self.validation = frames, seed, validation
-        self.voices: dict[str, list[HeardClip]] = {}
         everything: list[tuple[str, Clip]] = []
         for voice in library.voices:
             clips = [c for kinds in library.by_voice[voice].values() for c in kinds]
@@ -103,7 +102,7 @@ class EarRows:
                 factor = _factor(rng, voice, take)
                 check_user(voice, factor)
                 found[voice].append(heard_clip(resample(spoken, factor), heard))
-        self.voices = dict(found)
+        self.voices: dict[str, list[HeardClip]] = dict(found)
         self.names = sorted(self.voices)
         weights = [
             len(self.voices[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1.5 if v == ASSISTANT else 1)

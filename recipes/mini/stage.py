@@ -39,7 +39,7 @@ class StageConfig:
     final: float = 0.05
     seed: int = 1
     precision: str = "bf16"
-    device: str = "auto"
+    device: str = "cpu"  # batches are made there, and stay
     data: Workers = field(default_factory=Workers)
     log_every: int = 20
     eval_every: int = 250

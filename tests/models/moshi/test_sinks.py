@@ -194,6 +194,10 @@ def test_reset_snapshot_and_rewind(ids, fused):
         state.fused = state.fused if fused else None
         return state
 
+    def same(found, expected):
+        # torch's own products may round another row of a batch otherwise, which depends on the CPU; ours never do
+        return torch.equal(found, expected) if fused else torch.allclose(found, expected, atol=1e-5, rtol=0)
+
     state = fresh()
     straight = stream(model, ids, [1] * LENGTH, state)
     state = fresh()
@@ -202,7 +206,7 @@ def test_reset_snapshot_and_rewind(ids, fused):
     other.import_row(1, kept)  # another row of another ring
     for _ in range(2):  # on from the snapshot, back to it, and on again
         found = stream(model, ids[[0, 0], 17:], [1] * (LENGTH - 17), other)
-        assert torch.equal(found[1], straight[0, 17:])
+        assert same(found[1], straight[0, 17:])
         other.import_row(1, kept)
     state.reset([0])
     again = stream(model, ids[[0, 0]], [1] * LENGTH, state)
