@@ -131,14 +131,16 @@ class EarRows:
         if kind == "spliced" and self.places[voice]:
             words, weights = zip(*((w, len(p) ** 0.5) for w, p in self.places[voice].items()))
             said: list[int] = []
+            refused = 0
             while canvas.at < canvas.length:
                 clip, at = rng.choice(self.places[voice][rng.choices(words, weights)[0]])
                 length = min(1 + rng.choices(range(len(LENGTHS)), LENGTHS)[0], len(clip.words))
                 first = rng.randint(max(0, at - length + 1), min(at, len(clip.words) - length))
                 joined = said + [word for word, _, _ in clip.words[first : first + length]]
-                if ends_in(
-                    joined, self.refused, len(joined) - len(said)
-                ):  # a held-out question's words, by chance
+                if ends_in(joined, self.refused, len(joined) - len(said)):
+                    refused += 1  # a held-out question's words, by chance
+                    if refused == 200:  # of a voice that says hardly anything else
+                        break
                     continue
                 said = joined[-10:]
                 canvas.add(clip, first, first + length)

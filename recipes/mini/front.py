@@ -189,10 +189,7 @@ def assemble(args: argparse.Namespace) -> int:
     found, wanted = torch.cat(latents), torch.cat(spectra)
     generator = keyed_generator(7, "acoustic")
     begin_acoustic(codec, found, wanted, generator)
-    codec.quantizer.semantic_residual_vector_quantizer.output_proj.weight.copy_(
-        codec.quantizer.semantic_residual_vector_quantizer.output_proj.weight.bfloat16()
-    )
-    round_to_bfloat16(codec)
+    round_to_bfloat16(codec)  # and the projections that were fitted
     codes = codec.quantizer.encode(found.T[None])
     back = codec.quantizer.decode(codes)[0].T
     missed = (back - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
