@@ -3,7 +3,7 @@
 A codec's encoder transformer and semantic codebook, on spectra in place of the waveform, learn to tell words: a reader
 behind the codes has to find the words in them, and is thrown away. One label of a phone a frame, which is what the
 kit's `semantic.teacher: labels` asks for, leaves out the others of 80 ms; words ask for all that tells them apart.
-On spectra this costs a fraction of what it does on waveforms; `recipes.mini.front` then puts the convolutions before it.
+On spectra this costs a fraction of what it does on waveforms; `recipes.mini.front` then puts convolutions before it.
 """
 
 from __future__ import annotations
