@@ -7,6 +7,7 @@ the words and phones that it tells. The same words in ever new company: a word c
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from recipes.mini.codec_data import kept_apart
 from recipes.mini.heard import OTHER, HeardWords, plain
 from recipes.mini.labels import FRAME_RATE, frame_shares
 from recipes.mini.listening import held_out_runs
-from recipes.mini.spectrum import BANDS, HOP, STEPS, mel_power
+from recipes.mini.spectrum import BANDS, HOP, STEPS, band_centres, mel_power
 from recipes.mini.splices import LENGTHS
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, resample
 from recipes.mini.voices import ASSISTANT, HIBARI_FACTORS, OTHER_FACTORS, check_user
 
 PACE = RATE / HOP  # spectra a second
+TEMPOS = (0.8, 1.25)  # of rows: speed of speech at the same pitch
+WARPS = (0.87, 1.15)  # of rows: a shorter or longer throat
 SHARES = {"spliced": 55, "whole": 35, "assistant": 10}
 UNKNOWN = -1
 
@@ -120,7 +123,11 @@ class EarRows:
         rng = random.Random(int(generator.integers(1 << 62)))
         kinds = {k: v for k, v in SHARES.items() if k != "assistant" or self.lines}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
-        canvas = _Canvas(self.frames)
+        tempo = warp = 1.0
+        if not self.validation and kind != "assistant":
+            tempo = rng.uniform(*TEMPOS) if rng.random() < 0.5 else 1.0
+            warp = rng.uniform(*WARPS) if rng.random() < 0.6 else 1.0
+        canvas = _Canvas(self.frames, tempo)
         if kind == "assistant":
             while canvas.at < canvas.length:
                 canvas.add(rng.choice(self.lines))
@@ -149,9 +156,10 @@ class EarRows:
             while canvas.at < canvas.length:
                 canvas.add(rng.choice(self.voices[voice]))
                 canvas.at += rng.randint(5, 40) if rng.random() < 0.7 else rng.randint(40, 250)
+        row = canvas.row(own=False)
         if not self.validation:
-            canvas.power = disturbed(canvas.power, rng, generator)
-        return canvas.row(own=False)
+            row.power = disturbed(warped(row.power, warp), rng, generator)
+        return row
 
     def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
         """power (B, F * STEPS, BANDS), words (B, F), shares (B, F, CLASSES) and own (B,) of step `step`."""
@@ -165,12 +173,16 @@ class EarRows:
 
 
 class _Canvas:
-    """A row in the making: silence at first, `at` is where the next piece begins."""
+    """A row in the making: silence at first, `at` is where the next piece begins.
 
-    def __init__(self, frames: int):
-        self.frames, self.length, self.at = frames, frames * STEPS, 0
+    Times are those of the pieces; the row as it comes out is `tempo` times as fast.
+    """
+
+    def __init__(self, frames: int, tempo: float = 1.0):
+        self.frames, self.tempo, self.at = frames, tempo, 0
+        self.length = round(frames * STEPS * tempo)
         self.power = np.zeros((self.length, BANDS), np.float32)
-        self.words = np.zeros(frames, np.int64)
+        self.words: list[tuple[int, float]] = []  # classes and ends
         self.phones: list[tuple[str, float, float]] = []
         self.unknown: list[tuple[int, int]] = []
 
@@ -189,12 +201,9 @@ class _Canvas:
             clip.power[begin : begin + length].astype(np.float32)
         )
         by = self.at - begin
-        for word, _, over in words:
-            frame = int((over + by) / STEPS + 1e-6)
-            if over + by <= self.length and frame < self.frames:
-                self.words[frame] = word
+        self.words += [(word, over + by) for word, _, over in words if over + by <= self.length]
         if clip.phones is None:
-            self.unknown.append((self.at // STEPS, -(-(self.at + length) // STEPS)))
+            self.unknown.append((self.at, self.at + length))
         else:
             self.phones += [
                 (p, max(s, begin) + by, min(e, end) + by) for p, s, e in clip.phones if s < end and e > begin
@@ -203,11 +212,41 @@ class _Canvas:
 
     def row(self, own: bool) -> Row:
         """The row as it is now."""
-        spans = [(p, s / PACE, e / PACE) for p, s, e in self.phones]
+        words = np.zeros(self.frames, np.int64)
+        for word, over in self.words:
+            frame = int(over / self.tempo / STEPS + 1e-6)
+            if frame < self.frames:
+                words[frame] = word
+        pace = PACE * self.tempo
+        spans = [(p, s / pace, e / pace) for p, s, e in self.phones]
         shares = frame_shares(spans, self.frames, FRAME_RATE)
         for start, stop in self.unknown:
-            shares[start:stop] = np.nan
-        return Row(self.power, self.words, shares, own)
+            scale = STEPS * self.tempo
+            shares[int(start / scale) : math.ceil(stop / scale)] = np.nan
+        return Row(self._power(), words, shares, own)
+
+    def _power(self) -> np.ndarray:
+        if self.tempo == 1.0:
+            return self.power
+        places = np.minimum(np.arange(self.frames * STEPS) * self.tempo, self.length - 1)
+        before = places.astype(np.int64)
+        after, share = np.minimum(before + 1, self.length - 1), (places - before).astype(np.float32)[:, None]
+        return self.power[before] * (1 - share) + self.power[after] * share
+
+
+def warped(power: np.ndarray, factor: float) -> np.ndarray:
+    """Spectra (T, BANDS) with what stood at a frequency at `factor` times it, as another throat would have it; the
+    pitch goes with it as far as bands tell it.
+    """
+    if factor == 1.0:
+        return power
+    centres = band_centres()
+    at = np.interp(
+        centres / factor, centres, np.arange(BANDS)
+    )  # what is beyond the last band is as it is there
+    below = np.minimum(at.astype(np.int64), BANDS - 2)
+    share = (at - below).astype(np.float32)
+    return power[:, below] * (1 - share) + power[:, below + 1] * share
 
 
 def disturbed(power: np.ndarray, rng: random.Random, generator: np.random.Generator) -> np.ndarray:

@@ -31,7 +31,7 @@ from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES
-from recipes.mini.ear_rows import EarRows, disturbed
+from recipes.mini.ear_rows import WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import HeardWords
 from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
@@ -121,6 +121,8 @@ def coded_dialogue(
     heard = power[1]
     if rng.random() < 0.4:  # an echo of the assistant
         heard = heard + np.float32(10 ** rng.uniform(-4, -2)) * np.roll(power[0], rng.randint(1, 20), 0)
+    if rng.random() < 0.6:
+        heard = warped(heard, rng.uniform(*WARPS))
     heard = disturbed(heard, rng, generator)
     noise = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
     by = lead * FRAME_SAMPLES / RATE

@@ -18,16 +18,20 @@ from recipes.mini.utterances import Utterance, draw
 MIXED = "mixed"  # the kind of such an utterance
 GAP = (0.03, 0.2)  # seconds between utterances: less than the model waits before it answers
 TAIL = 0.1
+ALONE = 0.35  # of the words that are drawn one by one, the rare ones as often as others
 
 
 def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utterance:
-    """So many words: pieces of one to three, each of another training phrase. No carrier of a held-out question comes
-    in it, be it by chance.
+    """So many words: pieces of one to three, each of another training phrase, and single words of any phrase. No
+    carrier of a held-out question comes in it, be it by chance.
     """
     while True:
         said: list[str] = []
         wanted = rng.randint(*words)
         while len(said) < wanted:
+            if rng.random() < ALONE:
+                said.append(rng.choice(training_words()))
+                continue
             phrase = [word.strip(".,?!") for word in draw(rng, decorate=0.2).text.split()]
             length = rng.randint(1, min(3, len(phrase)))
             at = rng.randint(0, len(phrase) - length)
@@ -35,6 +39,14 @@ def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utteranc
         text = " ".join(said)
         if not any(f" {run} " in f" {normalize(text)} " for run in held_out_runs()):
             return Utterance(MIXED, f"{text[0].upper()}{text[1:]}.")
+
+
+@functools.cache
+def training_words() -> tuple[str, ...]:
+    """The words of training phrases, each once."""
+    rng = random.Random(0)
+    words = {word.strip(".,?!") for _ in range(20_000) for word in draw(rng).text.split()}
+    return tuple(sorted({word if word[0] == "I" else word.lower() for word in words if word}))
 
 
 @functools.cache

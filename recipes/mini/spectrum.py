@@ -47,6 +47,12 @@ def _mels() -> Tensor:
     return _MELS[0]
 
 
+def band_centres() -> np.ndarray:
+    """(BANDS,) frequencies in Hz at which the bands are most open, see `mel_matrix`."""
+    top = 2595 * np.log10(1 + RATE / 2 / 700)
+    return 700 * (10 ** (np.linspace(0, top, BANDS + 2)[1:-1] / 2595) - 1)
+
+
 def log_frames(power: Tensor) -> Tensor:
     """Power (..., F * STEPS, BANDS) -> (..., F, STEPS * BANDS) logarithms above the floor."""
     return (power + FLOOR).log().unflatten(-2, (-1, STEPS)).flatten(-2)

@@ -10,9 +10,9 @@ import torch
 from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_rows, front
 from recipes.mini.clips import ClipLibrary, Shard, write_shard
-from recipes.mini.ear_rows import EarRows, disturbed, ends_in
+from recipes.mini.ear_rows import EarRows, disturbed, ends_in, warped
 from recipes.mini.heard import HeardWords
-from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, mel_power
+from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, band_centres, mel_power
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE, Spoken
 from recipes.mini.utterances import Utterance
@@ -122,6 +122,34 @@ def test_disturbed_spectra_are_finite_and_differ():
     made = [disturbed(power, random.Random(seed), generator) for seed in range(30)]
     assert all(np.isfinite(m).all() and (m > 0).all() and m.shape == power.shape for m in made)
     assert len({float(m.sum()) for m in made}) > 15 and np.all(power == np.float32(1e-3))
+
+
+def test_a_warp_moves_what_stands_at_a_frequency():
+    def pitch(wave):
+        return band_centres()[int(mel_power(wave)[3:].mean(0).argmax())]
+
+    tone = np.sin(2 * np.pi * 1500 * np.arange(RATE) / RATE).astype(np.float32)
+    power = mel_power(tone).numpy()
+    assert pitch(tone) == pytest.approx(1500, rel=0.06)
+    for factor in (0.8, 1.2):
+        moved = band_centres()[int(warped(power, factor)[3:].mean(0).argmax())]
+        assert moved == pytest.approx(1500 * factor, rel=0.06)
+    assert warped(power, 1.0) is power
+
+
+@pytest.mark.parametrize("tempo", [0.8, 1.25])
+def test_a_row_of_another_tempo_has_its_words_where_they_end(heard, tempo):
+    canvas = ear_rows._Canvas(FRAMES, tempo)
+    clip = ear_rows.heard_clip(_spoken("one two three"), heard)
+    canvas.at = 40
+    canvas.add(clip)
+    row = canvas.row(own=False)
+    assert row.power.shape == (FRAMES * STEPS, BANDS) and row.shares.shape[0] == FRAMES
+    for k, word in enumerate(["one", "two", "three"]):
+        end = (40 + (0.25 + 0.2 * k) * 100) / tempo  # spectra
+        assert row.words[int(end / STEPS)] == heard.class_of(word)
+        middle = row.power[int(end - 12 / tempo) : int(end - 8 / tempo)].mean(0).argmax()
+        assert abs(int(middle) - int(mel_power(_tone(word))[5:15].mean(0).argmax())) <= 1
 
 
 def test_losses_ask_for_words_after_their_delay():
