@@ -27,8 +27,8 @@ from recipes.mini.grid import FRAME
 from recipes.mini.listening import write_listening
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
-from recipes.mini.sources import RECORDED, draw_source, read_recording
-from recipes.mini.splices import spliced
+from recipes.mini.sources import RECORDED, SPLICED, draw_source, read_recording, spliceable
+from recipes.mini.splices import spliced, spoken_text
 from recipes.mini.timing import (
     RATE,
     USER_LEVEL,
@@ -43,7 +43,7 @@ from recipes.mini.timing import (
 from recipes.mini.voices import check_user, get_assistant, get_voice
 
 FORMAT = 1
-SPLICED = 0.7  # share of listening that is spliced from clips
+SPLICED_LISTENING = 0.7  # share of listening that is spliced from clips
 SOUND_PEAK = 0.5
 
 
@@ -94,7 +94,12 @@ def speak_user(event: Event, script: Script, library: ClipLibrary | None) -> Spo
     if event.clip is not None:
         if library is None:
             raise ValueError(f"library: event {event.id} wants clip {event.clip}, but there is none")
-        spoken = library.by_name(event.clip).read()
+        if event.clip.startswith(f"{SPLICED}/"):
+            others = list(spliceable(library, script.voice.split(":")[0]))
+            rng = random.Random(f"{event.clip}/{event.text}")
+            spoken = spoken_text(rng, library, script.voice, others, event.text)
+        else:
+            spoken = library.by_name(event.clip).read()
     else:
         spoken = get_voice(script.voice).speak(event.text, event.speed)
     spoken = resample(spoken, script.factor)
@@ -185,9 +190,9 @@ def mixed_listening(number: int, seed: int, library: ClipLibrary | None) -> Mixe
     name = f"{seed}/{number}"
     for attempt in itertools.count():
         rng = random.Random(f"listening/{name}/{attempt}")
-        source = draw_source(rng, library, [], listening=True)
+        source = draw_source(rng, library, [], listening=True, splices=0)
         try:
-            if rng.random() < SPLICED and library is not None:
+            if rng.random() < SPLICED_LISTENING and library is not None:
                 audio, words = spliced(rng, library, source.voice, source.factor)
                 script = Script(name, source.voice, source.factor)
                 return Mixed(script, np.stack([np.zeros_like(audio), audio]), words, [])

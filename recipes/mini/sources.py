@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +15,16 @@ from aizuchi.errors import AizuchiError
 from recipes.mini import phrasings
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import FreshSource, NoUtterance, Said
+from recipes.mini.heard import plain
+from recipes.mini.splices import LEAST
 from recipes.mini.timing import RATE, Spoken, sound_edges, trim
-from recipes.mini.utterances import WEIGHTS, Utterance
+from recipes.mini.utterances import WEIGHTS, Utterance, draw, draw_kind, draw_story
 from recipes.mini.voices import ASSISTANT, draw_factor
 
 RECORDED = "recorded"  # the voice of real recordings: a different person at each turn
 # By time: Kokoro, resampled hibari, the older engines, recorded commands.
+SPLICED = "spliced"  # what the clips of such utterances are called
+SPLICED_SHARE = 0.6  # of the users whose words can be cut
 SHARES = {"kokoro": 55, "hibari": 20, "classic": 15, RECORDED: 10}
 
 
@@ -62,6 +67,58 @@ class ClipSource:
         if not clip.exact and said.pause_words:  # a pause needs to know where the words end
             said = Utterance(said.kind, said.text, said.meaning)
         return Said(said, clip.speed, clip.name)
+
+
+class SplicedSource:
+    """Fresh utterances, put together from words that a voice said in others; see `recipes.mini.splices`."""
+
+    def __init__(self, rng: random.Random, library: ClipLibrary, voice: str, factor: float) -> None:
+        self.rng, self.voice, self.factor = rng, voice, factor
+        self.words = spoken_words(library, voice.split(":")[0])
+
+    def say(self, kind: str | None = None) -> Said:
+        """See `recipes.mini.dialogues.Source`; raises NoUtterance if the words are nobody's."""
+        for _ in range(10):
+            utterance = draw(self.rng, kind or draw_kind(self.rng))
+            if self._known(utterance):
+                return self._said(utterance)
+        raise NoUtterance(kind or "phrase")
+
+    def story(self) -> list[Said]:
+        """See `recipes.mini.dialogues.Source`."""
+        told = [sentence for sentence in draw_story(self.rng) if self._known(sentence)]
+        if not told:
+            raise NoUtterance("story")
+        return [self._said(sentence) for sentence in told]
+
+    def _known(self, utterance: Utterance) -> bool:
+        return all(plain(word) in self.words for word in utterance.text.split())
+
+    def _said(self, utterance: Utterance) -> Said:
+        return Said(utterance, 1.0, f"{SPLICED}/{self.rng.randrange(1 << 30)}")
+
+
+@lru_cache(maxsize=16)
+def spoken_words(library: ClipLibrary, engine: str) -> frozenset[str]:
+    """Words that an engine's voices say at exact times."""
+    return frozenset(
+        plain(word)
+        for voice in spliceable(library, engine)
+        for clips in library.by_voice[voice].values()
+        for clip in clips
+        for word, _, _ in clip.words
+    ) - {""}
+
+
+@lru_cache(maxsize=16)
+def spliceable(library: ClipLibrary, engine: str) -> tuple[str, ...]:
+    """Voices of an engine with enough clips of exact times."""
+
+    def enough(voice: str) -> bool:
+        clips = itertools.chain.from_iterable(library.by_voice[voice].values())
+        return sum(clip.exact and bool(clip.words) for clip in clips) >= LEAST
+
+    return tuple(v for v in library.voices if v.split(":")[0] == engine and enough(v))
 
 
 class RecordedSource:
@@ -114,6 +171,7 @@ def draw_source(
     files: list[Path],
     fresh_hibari: bool = True,
     listening: bool = False,
+    splices: float = SPLICED_SHARE,
 ):
     """A user for a dialogue, by SHARES; what is not there gives its share to the rest.
 
@@ -122,6 +180,7 @@ def draw_source(
         library: the clip cache; None leaves hibari, spoken on the fly.
         files: recorded commands for training.
         listening: voices that only ever said words in any order will do.
+        splices: share of the users of the clip cache who say fresh utterances, put together from their words.
         fresh_hibari: speak hibari users on the fly, all words fresh, even if the library has clips of it.
     """
     groups: dict[str, list[str]] = {"kokoro": [], "hibari": [ASSISTANT], "classic": [], RECORDED: [RECORDED]}
@@ -142,6 +201,8 @@ def draw_source(
     factor = draw_factor(rng, voice)
     if group == "hibari" and (fresh_hibari or library is None or ASSISTANT not in library.by_voice):
         return FreshSource(rng, voice, factor)
+    if voice in spliceable(library, voice.split(":")[0]) and rng.random() < splices:
+        return SplicedSource(rng, library, voice, factor)
     return ClipSource(rng, library, voice, factor)
 
 

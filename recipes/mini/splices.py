@@ -18,7 +18,7 @@ from recipes.mini.dialogues import NoUtterance
 from recipes.mini.heard import plain
 from recipes.mini.listening import TAIL, held_out_runs
 from recipes.mini.normalize import normalize
-from recipes.mini.timing import RATE, USER_LEVEL, Spoken, fade, join, level, resample, shift
+from recipes.mini.timing import RATE, USER_LEVEL, Spoken, fade, join, level, resample, shift, trim
 from recipes.mini.voices import check_user
 
 LENGTHS = (35, 30, 20, 15)  # weights of pieces of one word, two, three, four
@@ -55,7 +55,7 @@ class Pieces:
         return clip, first, first + length
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _pieces(library: ClipLibrary, voice: str) -> Pieces:
     return Pieces([clip for clips in library.by_voice[voice].values() for clip in clips])
 
@@ -66,6 +66,45 @@ def cut(spoken: Spoken, first: int, stop: int) -> Spoken:
     end = min(len(spoken.audio), round((spoken.words[stop - 1][2] + EDGE) * RATE))
     audio = fade(spoken.audio[start:end].copy(), 0.008)
     return Spoken(audio, shift(spoken.words[first:stop], -start / RATE, limit=len(audio) / RATE))
+
+
+def runs_of(words: list[str], at: int, pieces: Pieces) -> list[tuple[Clip, int, int, bool]]:
+    """Where a voice says words `at` and on of a text: clip, first word, how many words agree, and whether the piece
+    ends its clip where it ends the text, and nowhere else.
+    """
+    found = []
+    for clip, first in pieces.places.get(words[at], ()):
+        count, most = 1, min(len(words) - at, len(clip.words) - first)
+        while count < most and plain(clip.words[first + count][0]) == words[at + count]:
+            count += 1
+        ends = first + count == len(clip.words)
+        found.append((clip, first, count, ends is (at + count == len(words))))
+    return found
+
+
+def spoken_text(rng: random.Random, library: ClipLibrary, voice: str, others: list[str], text: str) -> Spoken:
+    """A text that a voice need never have said, from pieces of its clips, long ones rather than short ones; words that
+    it never said are another voice's.
+
+    Raises NoUtterance where a word is nobody's.
+    """
+    written = text.split()
+    words, parts, at = [plain(word) for word in written], [], 0
+    while at < len(words):
+        found = runs_of(words, at, _pieces(library, voice))
+        if not found:
+            order = rng.sample(others, len(others))
+            found = next((f for v in order if (f := runs_of(words, at, _pieces(library, v)))), [])
+        if not found:
+            raise NoUtterance(words[at])
+        weights = [count**2 * (3 if fits else 1) for _, _, count, fits in found]
+        clip, first, count, _ = rng.choices(found, weights)[0]
+        piece = cut(level(clip.read(), USER_LEVEL), first, first + count)
+        named = tuple((name, s, e) for name, (_, s, e) in zip(written[at : at + count], piece.words))
+        pause = Spoken(np.zeros(round(rng.uniform(*GAP) / 2 * RATE), np.float32), ())
+        parts += [Spoken(piece.audio, named), pause]
+        at += count
+    return trim(join(parts[:-1]))
 
 
 def spliced(

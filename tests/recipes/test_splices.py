@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from recipes.mini import splices
+from recipes.mini import sources, splices
 from recipes.mini.clips import ClipLibrary, Shard, write_shard
 from recipes.mini.dialogues import NoUtterance
+from recipes.mini.mix import speak_user
+from recipes.mini.script import Event, Script
 from recipes.mini.timing import RATE, Spoken
 from recipes.mini.utterances import Utterance
 
@@ -71,3 +73,34 @@ def test_a_resampled_voice_keeps_its_times(library):
 def test_a_voice_with_few_clips_is_refused(library):
     with pytest.raises(NoUtterance):
         splices.Pieces([clip for clips in library.by_voice[VOICE].values() for clip in clips][:5])
+
+
+def test_a_text_that_nobody_said_is_put_together_from_its_words(library):
+    text = "Seven blue cats? No: Monday sings, one two three."
+    with pytest.raises(NoUtterance, match="cats"):
+        splices.spoken_text(random.Random(0), library, VOICE, [VOICE], text)
+    text = text.replace("cats? No:", "cat is")
+    spoken = splices.spoken_text(random.Random(0), library, VOICE, [VOICE], text)
+    assert [word for word, _, _ in spoken.words] == text.split()
+    for word, start, end in spoken.words:
+        middle = round((start + end) / 2 * RATE)
+        spectrum = np.abs(np.fft.rfft(spoken.audio[middle - 1200 : middle + 1200] * np.hanning(2400)))
+        assert abs(np.argmax(spectrum) * 10 - _pitch(splices.plain(word))) <= 10, word
+    # "one two three" was said in one piece, and nothing is cut where it need not be
+    assert spoken.words[-1][2] - spoken.words[-3][1] == pytest.approx(0.6, abs=0.01)
+
+
+def test_users_say_fresh_phrases_in_words_of_their_clips(library, monkeypatch):
+    drawn = iter([Utterance("plus", "three cats"), Utterance("plus", "One blue cat.")])
+    monkeypatch.setattr(sources, "draw", lambda rng, kind: next(drawn))
+    source = sources.SplicedSource(random.Random(1), library, VOICE, 1.0)
+    said = source.say("plus")  # cats are passed over
+    assert said.utterance.text == "One blue cat." and said.clip.startswith("spliced/")
+    event = Event(0, "user", said.utterance.text, "plus")
+    event.clip, event.speed = said.clip, said.speed
+    spoken = speak_user(event, Script("0", VOICE, 1.0), library)
+    assert [word for word, _, _ in spoken.words] == ["One", "blue", "cat."]
+    assert np.array_equal(spoken.audio, speak_user(event, Script("0", VOICE, 1.0), library).audio)
+    monkeypatch.setattr(sources, "draw", lambda rng, kind: Utterance("plus", "three cats"))
+    with pytest.raises(NoUtterance):
+        source.say("plus")
