@@ -34,6 +34,7 @@ RUNS = Path("runs/mini")
 FRAMES = 256  # of a row, 20.5 s
 WORD_DELAY = 2  # frames after its end that a word is told
 PHONE_DELAY = 1
+ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
 NO_WORD = 0.15  # weight of frames in which no word ends
 # Sizes of the codec; what `recipes.mini.front` makes of it has the same.
 CODEC: dict[str, Any] = dict(
@@ -214,8 +215,12 @@ class EarStage(Stage):
             self._begin_codes()
         components = self._components(batch)
         quantize = self.step >= self.start
+        generator = torch.Generator().manual_seed(
+            int(keyed_generator(self.config.seed, "rough", self.step).integers(1 << 62))
+        )
+        rough = components + ROUGH * torch.randn(components.shape, generator=generator)
         with self.accelerator.autocast():
-            made = self.model(components, quantize)
+            made = self.model(rough, quantize)
         words = word_loss(made["words"], batch["words"])
         phones = phone_loss(made["phones"], batch["shares"])
         missed = (made["kept"].float() - components).square().mean(-1).mean(-1)  # (B,)
