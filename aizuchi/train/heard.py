@@ -7,6 +7,7 @@ every second of speech. The head is not part of the model: it is left behind whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,14 @@ class HeardHead(nn.Linear):
     def __init__(self, hidden: int, classes: int, delay: int):
         super().__init__(hidden, classes)
         self.delay = delay
+
+    def begin_from(self, checkpoint: str | None) -> None:
+        """Take over the head that was left in a checkpoint's folder, if it tells as many classes."""
+        path = Path(checkpoint or "", "heard.pt")
+        if checkpoint and path.exists():
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            if {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in self.state_dict().items()}:
+                self.load_state_dict(weights)
 
     def targets(self, heard: Tensor, columns: int) -> Tensor:
         """Classes on frames (B, T) -> what each column (B, columns) tells; column 0 has heard nothing yet."""

@@ -91,6 +91,7 @@ class MoshiTrainer(TrainingRun):
         if config.loss.heard_weight:
             classes = heard_classes([source for source, _ in [*train, *valid]])
             head = HeardHead(model.config.hidden_size, classes, config.loss.heard_delay)
+            head.begin_from(config.checkpoint)
             group = {"params": list(head.parameters()), "lr": config.optimizer.learning_rate, "part": "heard"}
             self.optimizer.add_param_group(group)
             self.heard = self.accelerator.prepare(head)

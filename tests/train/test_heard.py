@@ -88,6 +88,18 @@ def test_a_run_that_goes_on_gives_the_same_bits(tmp_path):
     assert torch.equal(whole.heard.weight, rest.heard.weight)
 
 
+def test_a_run_from_a_checkpoint_begins_with_its_head(tmp_path):
+    first = run_of(tmp_path / "a", steps=2, save_every=1)
+    first.run()
+    folder = max((tmp_path / "a/checkpoints").iterdir())
+    second = run_of(tmp_path / "b", checkpoint=str(folder), model=None)
+    assert torch.equal(first.heard.weight, second.heard.weight)
+    other = HeardHead(first.heard.in_features, 34, delay=1)
+    kept = other.weight.clone()
+    other.begin_from(str(folder))  # of other words
+    assert torch.equal(other.weight, kept)
+
+
 def test_a_split_of_the_rows_changes_nothing(tmp_path):
     whole, split = run_of(tmp_path / "a", micro_batch_size=4), run_of(tmp_path / "b", micro_batch_size=1)
     for step in range(2):
