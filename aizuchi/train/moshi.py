@@ -167,7 +167,7 @@ class MoshiTrainer(TrainingRun):
         weights = accelerator.reduce(torch.stack(own).sum(0), "sum")
         frames = torch.stack([batch.lengths.sum() for batch in batches]).sum().to(weights)
         sums = torch.zeros(3, dtype=torch.float64, device=weights.device)
-        shares = weights.new_tensor([1.0, 1.0, config.loss.heard_weight])
+        shares = weights.new_tensor([config.loss.text_weight, 1.0, config.loss.heard_weight])
         for i, x in enumerate(inputs):
             with self._accumulating(last=i + 1 == len(inputs)):
                 outputs = self._forward(x)

@@ -67,13 +67,15 @@ class TextOnlyConfig:
 
 @dataclass
 class LossConfig:
-    """text_padding_weight: of padding targets (paper 0.5). first_codebook_weight: of the semantic codebook, the
+    """text_weight: of the text beside the audio, both being means over what they learn: where answers are few among
+    silence, 1 leaves next to nothing to them. text_padding_weight: of padding targets (paper 0.5). first_codebook_weight: of the semantic codebook, the
     others having 1 (paper 100). user_weight: of the user's codebooks beside the model's; above 0 the model learns
     to write the user's stream too. repeats: share of the frames whose codes are learned though they repeat those of
     the frame before, as silence does; the depth decoder does not run on the others. heard_weight: of a head that tells
     the user's words while training, where the data knows them; heard_delay: frames after a word's end until then.
     """
 
+    text_weight: float = 1.0
     text_padding_weight: float = 0.5
     first_codebook_weight: float = 100.0
     user_weight: float = 0.0
@@ -191,6 +193,7 @@ class MoshiTraining:
             check(
                 0 <= getattr(self, name) <= 1, f"{name} is a share between 0 and 1, not {getattr(self, name)}"
             )
+        check(self.loss.text_weight >= 0, "loss.text_weight can't be negative")
         check(self.loss.user_weight >= 0, "loss.user_weight can't be negative")
         check(
             0 <= self.loss.repeats <= 1, f"loss.repeats is a share between 0 and 1, not {self.loss.repeats}"

@@ -63,6 +63,25 @@ def test_the_loss_is_the_models_own_over_the_whole_batch(tmp_path):
     assert values["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
 
 
+def test_the_text_counts_as_much_as_it_is_told_to(tmp_path):
+    config = config_of(tmp_path, batch_size=4, micro_batch_size=2, optimizer=dict(clip=0.0))
+    trainer = trainer_of(dataclasses.replace(config, loss=dataclasses.replace(config.loss, text_weight=7.0)))
+    assert len(trainer.batches[0]) == 2
+    sums = []
+    for batch in trainer.batches[0]:
+        x = trainer.inputs(batch)
+        outputs = trainer.plain(**x)
+        weights = trainer._weights(x, batch).float()
+        sums.append((outputs.text_loss * weights[0], outputs.depth_loss * weights[1], weights))
+    text, audio, weights = (sum(parts) for parts in zip(*sums))
+    (7 * text / weights[0] + audio / weights[1]).backward()
+    norm = torch.stack([p.grad.norm() for p in trainer.plain.parameters() if p.grad is not None]).norm()
+    trainer.optimizer.zero_grad()
+    values = trainer.train_step(trainer.batches[0])
+    assert values["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert values["text_loss"] == pytest.approx(float(text.detach() / weights[0]), rel=1e-6)  # not weighted
+
+
 @pytest.mark.parametrize("micro", [1, 2])
 def test_accumulation_equals_one_large_batch(tmp_path, micro):
     """Rows have different lengths and paddings, so that means of means would differ."""
