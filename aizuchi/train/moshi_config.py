@@ -70,10 +70,10 @@ class LossConfig:
     """text_weight: of the text beside the audio, both being means over what they learn: where answers are few among
     silence, 1 leaves next to nothing to them. text_padding_weight: of padding targets (paper 0.5).
     first_codebook_weight: of the semantic codebook, the others having 1 (paper 100). user_weight: of the user's
-    codebooks beside the model's; above 0 the model learns to write the user's stream too. repeats: share of the frames
-    whose codes are learned though they repeat those of the frame before, as silence does; the depth decoder does not run
-    on the others. heard_weight: of a head that tells the user's words while training, where the data knows them;
-    heard_delay: frames after a word's end until then.
+    codebooks beside the model's; above 0 the model learns to write the user's stream too. repeats: share of the
+    frames whose codes are learned though they repeat those of the frame before, as silence does; the depth decoder
+    does not run on the others. heard_weight: of a head that tells the user's words while training, where the data
+    knows them; heard_delay: frames after a word's end until then.
     """
 
     text_weight: float = 1.0
