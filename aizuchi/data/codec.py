@@ -65,6 +65,11 @@ class MimiCodec:
         self.codebooks, self.codebook_size = codebooks, config.codebook_size
         self._model, self._device = model.eval().to(device), torch.device(device)
 
+    @property
+    def model(self) -> Any:
+        """The `MimiModel`."""
+        return self._model
+
     def encode(self, wave: Tensor) -> Tensor:
         wave = F.pad(wave, (0, -wave.shape[-1] % FRAME_SAMPLES))
         with torch.inference_mode():

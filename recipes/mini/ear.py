@@ -313,7 +313,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lines", type=int, default=1500, help="lines of the assistant (default %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=3000, help="default %(default)s")
+    parser.add_argument("--steps", type=int, default=5000, help="default %(default)s")
     parser.add_argument(
         "--start", type=int, default=800, help="step at which codes come in (default %(default)s)"
     )

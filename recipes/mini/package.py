@@ -38,11 +38,11 @@ def round_to_bfloat16(module: nn.Module) -> None:
 
 
 def package_codec(args: argparse.Namespace) -> int:
-    """Round a trained codec for encoding and shipping."""
-    from aizuchi.models.mimi import MimiModel
+    """Round a trained codec, or a whole model's, for encoding and shipping."""
+    from aizuchi.data.codec import load_codec
     from aizuchi.train.checkpoints import save_model
 
-    codec = MimiModel.from_pretrained(args.codec).float()
+    codec = load_codec(args.codec).model.float()
     round_to_bfloat16(codec)
     save_model(codec, args.out)
     print(args.out)
@@ -116,7 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     codec = commands.add_parser("codec", help="round the trained codec, for encoding")
-    codec.add_argument("--codec", type=Path, default=RUNS / "codec/model", help="default %(default)s")
+    codec.add_argument(
+        "--codec",
+        type=Path,
+        default=RUNS / "codec/model",
+        help="a codec, or a model that carries one (default %(default)s)",
+    )
     codec.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="default %(default)s")
     codec.set_defaults(run=package_codec)
     model = commands.add_parser("model", help="write the package's folder")
