@@ -10,25 +10,21 @@ import contextlib
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aizuchi.checkpoints.adapters import ADAPTER
 from aizuchi.errors import AizuchiError
-from aizuchi.models.adapters import load_trained, trained
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
-from .checkpoints import save_model, writing_model
 from .disturb import drop_updates
 from .heard import HeardHead, heard_classes, heard_sums, heard_weights, mute_codebooks
-from .lora import adapter_state, save_adapters
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
+from .moshi_state import MoshiState
 from .optimizer import make_optimizer
 from .order import keyed_generator
 from .run import TrainingRun, Values
@@ -39,7 +35,7 @@ from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
 Sources = Sequence[tuple[TokenSource, float]]
 
 
-class MoshiTrainer(TrainingRun):
+class MoshiTrainer(MoshiState, TrainingRun):
     """A run: model, optimizer, data and their place in time.
 
     Args:
@@ -285,79 +281,6 @@ class MoshiTrainer(TrainingRun):
         if count:
             values |= {"heard_loss": loss / count, "heard_accuracy": hits / count}
         return values
-
-    # -- checkpoints -----------------------------------------------------------------------------------------
-    def write_state(self, folder: Path) -> None:
-        """The model as `from_pretrained` reads it, and the optimizer; sharded ones are gathered."""
-        self._save_model(folder)
-        for name, optimizer in self.optimizers.items():
-            if self.sharded:
-                state = sharding.optimizer_state(optimizer, keep=self.main)
-            elif self.main:
-                state = optimizer.state_dict()
-            if self.main:
-                torch.save(state, folder / f"{name}.pt")
-        if self.heard is not None and self.main:
-            torch.save(self.accelerator.unwrap_model(self.heard).state_dict(), folder / "heard.pt")
-
-    def read_state(self, folder: Path) -> None:
-        """Read what `write_state` wrote."""
-        self._load_model(folder)
-        if self.heard is not None:
-            if not (folder / "heard.pt").exists():
-                raise AizuchiError(
-                    f"{folder} was written without loss.heard_weight: set it to 0, or start a run from its model "
-                    "(checkpoint: FOLDER, another output)"
-                )
-            heard = torch.load(folder / "heard.pt", map_location="cpu", weights_only=True)
-            self.accelerator.unwrap_model(self.heard).load_state_dict(heard)
-        for name, optimizer in self.optimizers.items():
-            path = folder / f"{name}.pt"
-            if name != "optimizer" and not path.exists():
-                continue  # text alone was added to the run after this checkpoint
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if self.sharded:
-                sharding.load_optimizer_state(optimizer, state)
-            else:
-                optimizer.load_state_dict(state)
-
-    def export(self) -> Path:
-        """Write the model as `from_pretrained` reads it, to ``model/`` in the run's folder."""
-        target = self.folder / "model"
-        with writing_model(target, self.accelerator) as folder:
-            self._save_model(folder)
-        return target
-
-    def _save_model(self, folder: Path) -> None:
-        """The model, or the adapters alone. Every process comes here: sharded weights are gathered."""
-        model, adapters = self.plain, self.config.lora is not None
-        if self.sharded:
-            items = trained(model) if adapters else model.state_dict().items()
-            weights = sharding.whole_state(items, keep=self.main)
-        else:
-            weights = adapter_state(model) if adapters else self.accelerator.get_state_dict(self.model)
-        if not self.main:
-            return
-        if adapters:
-            save_adapters(model, folder, self.config.checkpoint, weights)
-        else:
-            model.config.use_cache = True
-            try:
-                save_model(model, folder, state_dict=weights)
-            finally:
-                model.config.use_cache = False
-        if self.tokenizer is not None:
-            self.tokenizer.save(folder)
-
-    def _load_model(self, folder: Path) -> None:
-        from safetensors.torch import load_file, load_model
-
-        if self.config.lora is not None:
-            load_trained(self.plain, load_file(folder / ADAPTER), sharding.cut_like)
-        elif self.sharded:
-            sharding.load_weights(self.plain, load_file(folder / "model.safetensors"))
-        else:
-            load_model(self.plain, folder / "model.safetensors")
 
     # -- small things ----------------------------------------------------------------------------------------
     def write_samples(self) -> None:
