@@ -27,7 +27,7 @@ from recipes.mini.grid import FRAME
 from recipes.mini.listening import write_listening
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import make_sound
-from recipes.mini.sources import RECORDED, SPLICED, draw_source, read_recording, spliceable
+from recipes.mini.sources import RECORDED, SPLICED, draw_source, read_recording
 from recipes.mini.splices import spliced, spoken_text
 from recipes.mini.timing import (
     RATE,
@@ -95,9 +95,8 @@ def speak_user(event: Event, script: Script, library: ClipLibrary | None) -> Spo
         if library is None:
             raise ValueError(f"library: event {event.id} wants clip {event.clip}, but there is none")
         if event.clip.startswith(f"{SPLICED}/"):
-            others = list(spliceable(library, script.voice.split(":")[0]))
             rng = random.Random(f"{event.clip}/{event.text}")
-            spoken = spoken_text(rng, library, script.voice, others, event.text)
+            spoken = spoken_text(rng, library, script.voice, event.text)
         else:
             spoken = library.by_name(event.clip).read()
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from recipes.mini import phrasings
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import FreshSource, NoUtterance, Said
 from recipes.mini.heard import plain
-from recipes.mini.splices import LEAST
+from recipes.mini.splices import spliceable, spoken_words
 from recipes.mini.timing import RATE, Spoken, sound_edges, trim
 from recipes.mini.utterances import WEIGHTS, Utterance, draw, draw_kind, draw_story
 from recipes.mini.voices import ASSISTANT, draw_factor
@@ -96,29 +95,6 @@ class SplicedSource:
 
     def _said(self, utterance: Utterance) -> Said:
         return Said(utterance, 1.0, f"{SPLICED}/{self.rng.randrange(1 << 30)}")
-
-
-@lru_cache(maxsize=16)
-def spoken_words(library: ClipLibrary, engine: str) -> frozenset[str]:
-    """Words that an engine's voices say at exact times."""
-    return frozenset(
-        plain(word)
-        for voice in spliceable(library, engine)
-        for clips in library.by_voice[voice].values()
-        for clip in clips
-        for word, _, _ in clip.words
-    ) - {""}
-
-
-@lru_cache(maxsize=16)
-def spliceable(library: ClipLibrary, engine: str) -> tuple[str, ...]:
-    """Voices of an engine with enough clips of exact times."""
-
-    def enough(voice: str) -> bool:
-        clips = itertools.chain.from_iterable(library.by_voice[voice].values())
-        return sum(clip.exact and bool(clip.words) for clip in clips) >= LEAST
-
-    return tuple(v for v in library.voices if v.split(":")[0] == engine and enough(v))
 
 
 class RecordedSource:

@@ -6,6 +6,7 @@ sound. Here the neighbours change every time, rare words come more often, and no
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import defaultdict
 from functools import lru_cache
@@ -82,9 +83,28 @@ def runs_of(words: list[str], at: int, pieces: Pieces) -> list[tuple[Clip, int, 
     return found
 
 
-def spoken_text(rng: random.Random, library: ClipLibrary, voice: str, others: list[str], text: str) -> Spoken:
+@lru_cache(maxsize=16)
+def spliceable(library: ClipLibrary, engine: str) -> tuple[str, ...]:
+    """Voices of an engine that have `Pieces`."""
+    found = []
+    for voice in library.voices:
+        if voice.split(":")[0] == engine:
+            with contextlib.suppress(NoUtterance):
+                _pieces(library, voice)
+                found.append(voice)
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def spoken_words(library: ClipLibrary, engine: str) -> frozenset[str]:
+    """Words that are among the pieces of an engine's voices."""
+    voices = spliceable(library, engine)
+    return frozenset(word for voice in voices for word in _pieces(library, voice).places)
+
+
+def spoken_text(rng: random.Random, library: ClipLibrary, voice: str, text: str) -> Spoken:
     """A text that a voice need never have said, from pieces of its clips, long ones rather than short ones; words that
-    it never said are another voice's.
+    it never said are another voice's of its engine.
 
     Raises NoUtterance where a word is nobody's.
     """
@@ -93,6 +113,7 @@ def spoken_text(rng: random.Random, library: ClipLibrary, voice: str, others: li
     while at < len(words):
         found = runs_of(words, at, _pieces(library, voice))
         if not found:
+            others = spliceable(library, voice.split(":")[0])
             order = rng.sample(others, len(others))
             found = next((f for v in order if (f := runs_of(words, at, _pieces(library, v)))), [])
         if not found:

@@ -78,9 +78,9 @@ def test_a_voice_with_few_clips_is_refused(library):
 def test_a_text_that_nobody_said_is_put_together_from_its_words(library):
     text = "Seven blue cats? No: Monday sings, one two three."
     with pytest.raises(NoUtterance, match="cats"):
-        splices.spoken_text(random.Random(0), library, VOICE, [VOICE], text)
+        splices.spoken_text(random.Random(0), library, VOICE, text)
     text = text.replace("cats? No:", "cat is")
-    spoken = splices.spoken_text(random.Random(0), library, VOICE, [VOICE], text)
+    spoken = splices.spoken_text(random.Random(0), library, VOICE, text)
     assert [word for word, _, _ in spoken.words] == text.split()
     for word, start, end in spoken.words:
         middle = round((start + end) / 2 * RATE)
