@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     words = _words(result.text, tokenizer, model.config, frame_rate)
     _write(args, result, user, words, rate)
     if not args.quiet:
-        _summarise(args, result, words)
+        _summarise(args, result, words, _heard(result.text, tokenizer))
     return 0
 
 
@@ -149,6 +149,17 @@ def _words(text: Any, tokenizer: Any, config: Any, frame_rate: float) -> list[An
     )
 
 
+def _heard(text: Any, tokenizer: Any) -> str:
+    """What a model wrote down of the user's words; empty for one that does not."""
+    from aizuchi.data.tokenizer import TextTokenizer
+
+    if tokenizer is None:
+        return ""
+    words = TextTokenizer(tokenizer)
+    found = (words.heard_word(token) for token in text.tolist() if token >= 0)
+    return " ".join("..." if word == "?" else word for word in found if word)
+
+
 def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], rate: int) -> None:
     import torch
 
@@ -161,12 +172,14 @@ def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], r
     write_transcript(args, words)
 
 
-def _summarise(args: argparse.Namespace, result: Any, words: list[Any]) -> None:
+def _summarise(args: argparse.Namespace, result: Any, words: list[Any], heard: str) -> None:
     from aizuchi.transcript import to_text
 
     steps = result.latencies * 1000
     steps = steps[1:] if steps.numel() > 1 else steps  # the first one warms up
     slowest = steps.sort().values[min(steps.numel() - 1, int(0.99 * steps.numel()))]
+    if heard:
+        print(f"it heard: {heard}", file=sys.stderr)
     if words and STDOUT not in (args.json, args.srt, args.text):
         print(to_text(words))
     factor = (

@@ -57,11 +57,20 @@ class TextTokenizer:
             raise AizuchiError(
                 f"a {type(self._tokenizer).__name__} has no decode: ids can't be turned into words"
             )
-        return str(self._tokenizer.decode([int(i) for i in ids])).strip()
+        silent = {"skip_special_tokens": True} if self._special_tokens_flag else {}  # as SentencePiece has it
+        return str(self._tokenizer.decode([int(i) for i in ids], **silent)).strip()
 
     def piece(self, token: int) -> str:
         """How the vocabulary writes an id; the id itself for a tokenizer that can't tell."""
         return str(token) if self._to_piece is None else str(self._to_piece(int(token)))
+
+    @property
+    def size(self) -> int | None:
+        """How many ids there are, None for a tokenizer that can't tell."""
+        count = getattr(self._tokenizer, "get_piece_size", None)
+        if count is not None:
+            return int(count())
+        return len(self._tokenizer) if hasattr(self._tokenizer, "__len__") else None
 
     @property
     def marks_words(self) -> bool:
@@ -71,6 +80,13 @@ class TextTokenizer:
     def starts_word(self, token: int) -> bool:
         """Whether this id begins a word; always False for a tokenizer that can't tell."""
         return self._to_piece is not None and str(self._to_piece(int(token))).startswith(_WORD_MARKS)
+
+    def heard_word(self, token: int) -> str | None:
+        """The user's word that an id stands for, None for all other ids: a piece "▁[word]" that decodes to nothing."""
+        piece = self.piece(token)
+        if not piece.startswith("▁[") or not piece.endswith("]") or self.decode([token]):
+            return None
+        return piece[2:-1]
 
     @property
     def end(self) -> int | None:

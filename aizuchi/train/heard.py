@@ -68,7 +68,7 @@ def heard_classes(sources: Sequence[Any]) -> int:
     found = {int(getattr(source, "heard_classes", 0)) for source in sources}
     if len(found) != 1 or 0 in found:
         raise AizuchiError(
-            "loss.heard_weight is above 0, but not all of the data tells the user's words "
+            "loss.heard_weight and heard_text need the user's words, but not all of the data tells them "
             f"(heard_classes of the sources: {sorted(found)})"
         )
     return found.pop()

@@ -15,14 +15,15 @@ from aizuchi.models.moshi.losses import weighted_cross_entropy
 class TokenMeasures:
     """Sums over batches of losses and hits, each with its count; a tensor, so that processes can add them up.
 
-    Text is counted apart for padding (and its end) and for what is said; audio apart for every codebook.
+    Text is counted apart for padding (and its end), for what is said and for what is heard, which are the ids from
+    ``heard_from`` on; audio apart for every codebook.
     """
 
-    def __init__(self, config: Any, device: Any = None):
-        self.config = config
+    def __init__(self, config: Any, device: Any = None, heard_from: int | None = None):
+        self.config, self.heard_from = config, heard_from
         self.text = config.text_padding_token_id, config.text_end_padding_token_id
-        # rows: text said, text padding, codebooks; columns: loss, hits, count
-        self.sums = torch.zeros(2 + config.num_generated_codebooks, 3, dtype=torch.float64, device=device)
+        # rows: text said, text padding, text heard, codebooks; columns: loss, hits, count
+        self.sums = torch.zeros(3 + config.num_generated_codebooks, 3, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, outputs: Any, text_labels: Tensor, audio_labels: Tensor | None) -> None:
@@ -34,13 +35,15 @@ class TokenMeasures:
                 padding |= targets == token
             known = (targets >= 0) & (targets < self.config.text_output_size)
             logits = outputs.logits[:, :-1].flatten(0, 1)
-            self._count(0, logits, targets, known & ~padding)
+            heard = targets >= (self.config.vocab_size if self.heard_from is None else self.heard_from)
+            self._count(0, logits, targets, known & ~padding & ~heard)
             self._count(1, logits, targets, known & padding)
+            self._count(2, logits, targets, known & heard)
         if outputs.audio_logits is not None and audio_labels is not None:
             targets = audio_labels[:, :, 1:].transpose(1, 2).flatten(0, 1)  # (B * (T - 1), K)
             known = (targets >= 0) & (targets < self.config.audio_vocab_size)
             for k in range(targets.shape[1]):
-                self._count(2 + k, outputs.audio_logits[:, k], targets[:, k], known[:, k])
+                self._count(3 + k, outputs.audio_logits[:, k], targets[:, k], known[:, k])
 
     def _count(self, row: int, logits: Tensor, targets: Tensor, chosen: Tensor) -> None:
         logits, targets = logits[chosen], targets[chosen]
@@ -61,10 +64,11 @@ class TokenMeasures:
                     values[f"{name}_perplexity"] = math.exp(min(loss / count, 80))
                 values[f"{name}_accuracy"] = hits / count
 
-        put("text", [a + b for a, b in zip(sums[0], sums[1])], perplexity=True)
+        put("text", [sum(row) for row in zip(*sums[:3])], perplexity=True)
         put("words", sums[0], perplexity=True)
         put("padding", sums[1])
-        audio = sums[2:]
+        put("heard", sums[2])
+        audio = sums[3:]
         if audio:
             put("audio", [sum(column) for column in zip(*audio)])
         for k, row in enumerate(audio):

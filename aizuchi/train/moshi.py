@@ -22,6 +22,7 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 from . import sharding
 from .disturb import drop_updates
 from .heard import HeardHead, heard_classes, heard_sums, heard_weights, mute_codebooks
+from .heard_text import make_heard_text
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .moshi_state import MoshiState
@@ -91,6 +92,11 @@ class MoshiTrainer(MoshiState, TrainingRun):
             group = {"params": list(head.parameters()), "lr": config.optimizer.learning_rate, "part": "heard"}
             self.optimizer.add_param_group(group)
             self.heard = self.accelerator.prepare(head)
+        self.heard_text = None
+        if config.heard_text is not None:
+            classes = heard_classes([source for source, _ in [*train, *valid]])
+            words = None if tokenizer is None else tokenizer.tokenizer
+            self.heard_text = make_heard_text(config.heard_text, model.config, classes, words)
         self.optimizers = {"optimizer": self.optimizer}  # by the names of their files
         if config.text_only is not None:
             self.optimizers["text_optimizer"] = make_optimizer(model, config, text_alone=True)
@@ -158,6 +164,9 @@ class MoshiTrainer(MoshiState, TrainingRun):
             torch.manual_seed(int(keyed_generator(config.seed, "dropout", key).integers(1 << 62)))
         alone = batches[0].text_alone
         inputs = [self.inputs(batch) for batch in batches]
+        if self.heard_text is not None and not alone and self.thinning.random() < self.heard_text.given.own:
+            for x in inputs:
+                self._overhear(x)
         # (3,) weights of text, audio and what is heard over the whole step, on all processes
         own = [self._weights(x, batch) for x, batch in zip(inputs, batches)]
         weights = accelerator.reduce(torch.stack(own).sum(0), "sum")
@@ -230,10 +239,16 @@ class MoshiTrainer(MoshiState, TrainingRun):
             batch = Batch(batch.text, blank, blank, batch.lengths)
             inputs = self.inputs(batch)
             inputs["audio_labels"] = None
+            if self.heard_text is not None:
+                self.heard_text.answers_only(inputs, self.thinning)
             return inputs
+        written, unknown = batch.text, None
+        if self.heard_text is not None and batch.heard is not None:
+            written = self.heard_text.written(batch.text, batch.heard)
+            unknown = self.heard_text.unknown(batch.text, batch.heard)
         text, own, user = (
             F.pad(stream.to(device), (0, config.max_delay), value=-1)
-            for stream in (batch.text, batch.model, batch.user)
+            for stream in (written, batch.model, batch.user)
         )
         heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
         if self.config.data.user_codebooks is not None:
@@ -244,6 +259,12 @@ class MoshiTrainer(MoshiState, TrainingRun):
             user_audio_codes=heard if config.num_user_codebooks else None,
             lengths=batch.lengths.to(device),
         )
+        if unknown is not None and self.heard_text is not None:
+            labels = inputs["text_labels"]  # the initial column first, and the delay of the text
+            ignored = F.pad(unknown.to(device), (1 + config.delays[0], labels.shape[1]))[:, : labels.shape[1]]
+            inputs["text_labels"] = labels.masked_fill(ignored, -100)
+            if self.model.training:
+                inputs["input_ids"] = self.heard_text.misheard(inputs["input_ids"], self.thinning)
         if self.model.training and inputs.get("audio_labels") is not None:
             inputs["audio_labels"] = thin_repeats(
                 inputs["audio_labels"], self.config.loss.repeats, self.thinning
@@ -256,7 +277,8 @@ class MoshiTrainer(MoshiState, TrainingRun):
         if self.valid is None:
             raise AizuchiError("data.valid is not given: there is nothing to evaluate on")
         accelerator, micro = self.accelerator, self.config.micro_batch_size
-        measures = TokenMeasures(self.plain.config, accelerator.device)
+        first = None if self.heard_text is None else self.heard_text.first
+        measures = TokenMeasures(self.plain.config, accelerator.device, first)
         told = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
         count = len(self.valid) if limit is None else min(limit, len(self.valid))
         self.model.eval()
@@ -281,6 +303,14 @@ class MoshiTrainer(MoshiState, TrainingRun):
         if count:
             values |= {"heard_loss": loss / count, "heard_accuracy": hits / count}
         return values
+
+    @torch.no_grad()
+    def _overhear(self, inputs: Any) -> None:
+        """Let the input have what the model itself writes of the user's words."""
+        assert self.heard_text is not None
+        outputs = self._forward({name: x for name, x in inputs.items() if not name.endswith("labels")})
+        ids, labels = inputs["input_ids"], inputs["text_labels"]
+        inputs["input_ids"] = self.heard_text.overheard(ids, labels, outputs.logits, self.thinning)
 
     # -- small things ----------------------------------------------------------------------------------------
     def write_samples(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from aizuchi.errors import AizuchiError
 
 from .config import check
+from .heard_text import HeardTextConfig
 from .schedule import SCHEDULES
 
 TASKS = ("dialogue", "tts", "stt")
@@ -134,9 +135,10 @@ class MoshiTraining:
     batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
     what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
     user_mask: share of frames whose user is hidden. user_warp: share of frames at which the user's stream halts or
-    skips one. dropout: share of what the temporal layers add to their input that is dropped. sample_seconds: length
-    of the audio samples. device: auto or cpu. shard: cut weights, gradients and optimizer states up over the
-    processes (FSDP2), for models that one GPU does not hold.
+    skips one. heard_text: write what the user says into the model's text, where the data knows it. dropout: share of
+    what the temporal layers add to their input that is dropped. sample_seconds: length of the audio samples. device:
+    auto or cpu. shard: cut weights, gradients and optimizer states up over the processes (FSDP2), for models that one
+    GPU does not hold.
     """
 
     output: str
@@ -152,6 +154,7 @@ class MoshiTraining:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     lora: LoraConfig | None = None
     text_only: TextOnlyConfig | None = None
+    heard_text: HeardTextConfig | None = None
     steps: int = 1000
     batch_size: int = 16
     micro_batch_size: int = 16
@@ -205,6 +208,15 @@ class MoshiTraining:
             not self.loss.heard_weight or not (self.shard or self.text_only or self.lora),
             "loss.heard_weight does not go with shard, text_only or lora",
         )
+        if self.heard_text is not None:
+            text = self.heard_text
+            check(text.delay >= 0, "heard_text.delay can't be negative")
+            check(0 <= text.own <= 1, f"heard_text.own is a share between 0 and 1, not {text.own}")
+            check(
+                text.missed >= 0 and text.mistaken >= 0 and text.missed + text.mistaken <= 1,
+                "heard_text.missed and heard_text.mistaken are shares, of 1 together at most",
+            )
+            check(self.task == "dialogue", "heard_text is for task: dialogue")
         check(self.optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0")
         if self.text_only is not None:
             share = self.text_only.share
@@ -224,11 +236,12 @@ def check_fields(cls: Any, fields: dict[str, Any], others: set[str]) -> None:
             raise AizuchiError(f"model: {name!r} is no field of {cls.__name__}{hint}")
 
 
-def model_config(config: MoshiTraining, codec: Any = None) -> Any:
+def model_config(config: MoshiTraining, codec: Any = None, vocabulary: int | None = None) -> Any:
     """The `MoshiConfig` of a run from scratch.
 
     Args:
-        codec: configuration of the trained Mimi, if there is one.
+        codec: configuration of the trained Mimi, if there is one. vocabulary: ids of the run's tokenizer; as many has
+            the model if ``model.vocab_size`` does not say otherwise.
     """
     from aizuchi.models.moshi import MoshiConfig
 
@@ -237,6 +250,8 @@ def model_config(config: MoshiTraining, codec: Any = None) -> Any:
     if codec is not None:
         fields["audio_encoder_config"] = codec.to_dict()
         fields.setdefault("num_codebooks", min(8, codec.num_quantizers))
+    if vocabulary is not None:
+        fields.setdefault("vocab_size", vocabulary)
     codebooks = fields.get("num_codebooks", 8)
     written = {"dialogue": codebooks * (2 if config.loss.user_weight else 1), "tts": codebooks, "stt": 0}[
         config.task

@@ -54,7 +54,9 @@ def make_model(config: MoshiTraining) -> Any:
         apply_losses(model.config, config)
     else:
         codec = None if config.codec is None else pretrained(MimiModel, config.codec, "codec")
-        model = MoshiForConditionalGeneration(model_config(config, None if codec is None else codec.config))
+        size = None if config.tokenizer is None else TextTokenizer(config.tokenizer).size
+        given = None if codec is None else codec.config
+        model = MoshiForConditionalGeneration(model_config(config, given, size))
         if codec is not None:
             model.audio_encoder.load_state_dict(codec.state_dict())
     if config.lora is not None:

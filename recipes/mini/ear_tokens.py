@@ -33,12 +33,12 @@ from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES
 from recipes.mini.ear_rows import WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
-from recipes.mini.heard import HeardWords
+from recipes.mini.heard import HeardWords, listening_text
 from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
 from recipes.mini.sources import RECORDED, recordings
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.timing import RATE
-from recipes.mini.tokens import DIALOGUES, LISTEN, UNKNOWN, token_settings
+from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 
 RUNS = Path("runs/mini")
 ROWS = 60  # in a shard of listening, 20 minutes
@@ -155,9 +155,9 @@ def make(args: argparse.Namespace) -> int:
             int(keyed_generator(args.seed, "ear", number).integers(1 << 62))
         )
         user = coder.user(row.power, noise)[:, None]
-        text = np.full(FRAMES, UNKNOWN, np.int32)
+        words = row.words.astype(np.int32)
         return DialogueTokens(
-            f"ear/{args.seed}/{number}", text, coder.silence, user, heard=row.words.astype(np.int32)
+            f"ear/{args.seed}/{number}", listening_text(words), coder.silence, user, heard=words
         )
 
     files = recordings(Path(args.commands)) if args.commands else []

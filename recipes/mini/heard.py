@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from aizuchi.data.frames import frame_at
+from aizuchi.data.frames import PAD, frame_at
 
 OTHER = 1
 _FIRST = 2  # class of the first word of the list
+BEFORE = 6  # frames before a word's end in which he who says it is not through
+AFTER = 2  # frames after it in which nobody answers yet
+UNKNOWN = -1  # text that is no target, and is not seen either
 
 
 def plain(word: str) -> str:
@@ -54,3 +57,15 @@ class HeardWords:
             if plain(word) and at < frames:
                 classes[at] = self.class_of(word)
         return classes
+
+
+def listening_text(heard: np.ndarray) -> np.ndarray:
+    """(F,) the text of a model to which a user only speaks, from the user's words (F,).
+
+    Padding while a word is said and right behind it; unknown elsewhere: that nothing is said to the user there would
+    teach to say nothing to anybody.
+    """
+    text = np.full(len(heard), UNKNOWN, np.int32)
+    for end in np.flatnonzero(heard > 0):
+        text[max(0, end - BEFORE) : end + AFTER + 1] = PAD
+    return text

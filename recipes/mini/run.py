@@ -52,10 +52,13 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         tokenizer=runs / "tokenizer.model",
         data__train=f"{runs}/tokens/train:2,{runs}/tokens_ear/train:5,{runs}/tokens_ear/listen:3",
         data__valid=runs / "tokens/valid",
+        text_only__train=runs / "tokens_words",
     )
     decoder = speech | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
     clips = mini("synthesize", "clips", "--out", runs / "clips", "--workers", jobs)
     vocabulary = mini("tokens", "vocabulary", "--out", runs / "tokenizer.model")
+    words = mini("word_tokens", "--out", runs / "tokens_words", "--vocabulary", runs / "tokenizer.model")
+    words += ["--heard", str(runs / "heard.txt")]
     sound = mini(
         "tokens", "sound", "--out", runs / "sound", "--clips", runs / "clips", "--jobs", jobs, *recorded
     )
@@ -84,6 +87,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         Stage("listening", "words in any order, spoken", [*clips, "--listening", "--hours", "4"],
               [*clips, "--listening", "--engines", "hibari", "--hours", "0.03"]),
         Stage("vocabulary", "the text tokenizer", vocabulary, [*vocabulary, "--dialogues", "2000"]),
+        Stage("words", "dialogues as words alone, token shards", [*words, "--shards", "20"], [*words, "--shards", "1"]),
         Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "12", "--listen", "2"],
               [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
         Stage("ear", "words from spectra: the codec's encoder and first codebook", ear,

@@ -33,7 +33,8 @@ from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import run_command
-from recipes.mini.heard import HeardWords, frequent_words
+from recipes.mini.heard import HeardWords, frequent_words, listening_text
+from recipes.mini.monologue import add_heard
 from recipes.mini.sources import RECORDED
 
 RUNS = Path("runs/mini")
@@ -42,7 +43,6 @@ DIALOGUES = 40  # in a shard, some 25 minutes
 VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
 LISTENING = 20_000_000  # and from here on of users who speak while the model only listens
 LISTEN = "listen"  # their folder
-UNKNOWN = -1  # text that is no target, and is not seen either
 FORMAT = 2
 HEARD = "heard.txt"
 # The user's channel: what a laptop or a phone in a room picks up.
@@ -66,7 +66,8 @@ def train_vocabulary(args: argparse.Namespace) -> int:
     """A SentencePiece model of what the assistant says: id 0 marks the end of padding, 3 is padding. Beside it
     `heard.txt`, the words of the users.
 
-    Every word that it often says is one id, mark and all ("seven."); what it does not know is spelled in pieces.
+    Every word that it often says is one id, mark and all ("seven."); what it does not know is spelled in pieces. The
+    last ids are the users' words.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
@@ -114,7 +115,8 @@ def train_vocabulary(args: argparse.Namespace) -> int:
     heard = frequent_words(asked)
     write_text(args.out.parent / HEARD, "\n".join(heard) + "\n")
     print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
-    print(f"{len(heard)} different words of users; {args.out.parent / HEARD}")
+    first = add_heard(args.out, HeardWords(args.out.parent / HEARD), args.out)
+    print(f"{len(heard)} different words of users, ids from {first} on; {args.out.parent / HEARD}")
     return 0
 
 
@@ -194,15 +196,16 @@ def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextToken
         codes = encode(codec, wave)  # (2, K, F)
         words = [SpokenWord(text, start, end) for text, start, end in entry["words"]]
         text = words_to_frames(words, codes.shape[-1], tokenizer)
-        if source.parent.name == LISTEN:  # that nothing is said to it teaches nobody to say nothing
-            text = np.full_like(text, UNKNOWN)
+        marks = heard.on_frames(entry.get("heard"), codes.shape[-1])
+        if source.parent.name == LISTEN:
+            text = listening_text(marks)
         made.append(
             DialogueTokens(
                 name=entry["name"],
                 text=text,
                 model=np.ascontiguousarray(codes[0].T),
                 user=np.ascontiguousarray(codes[1].T[:, None]),
-                heard=heard.on_frames(entry.get("heard"), codes.shape[-1]),
+                heard=marks,
             )
         )
     write_shard(target, made, key)

@@ -109,7 +109,7 @@ def test_a_split_of_the_rows_changes_nothing(tmp_path):
 
 
 def test_data_that_does_not_know_the_words_is_refused(tmp_path):
-    with pytest.raises(AizuchiError, match="not all of the data tells the user's words"):
+    with pytest.raises(AizuchiError, match="not all of the data tells them"):
         trainer_of(config_of(tmp_path, loss=dict(heard_weight=1.0)))
     with pytest.raises(AizuchiError, match="does not go with"):
         config_of(tmp_path, loss=dict(heard_weight=1.0), text_only=dict(share=0.5))

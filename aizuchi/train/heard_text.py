@@ -1,0 +1,130 @@
+"""What the user says, written into the model's own text as it is heard: an inner monologue that listens, too.
+
+The id of a word stands some frames after the word's end, where the model says nothing itself. The model reads it back
+with the frame that follows: it answers words, and not sounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aizuchi.errors import AizuchiError
+
+LATEST = 3  # frames that a word may be written on
+
+
+def make_heard_text(given: HeardTextConfig, config: Any, classes: int, tokenizer: Any) -> HeardText:
+    """What a run's configuration says, made ready.
+
+    Args:
+        config: the model's. classes: of the user's words, 0 being none. tokenizer: the run's, or None.
+    Raises:
+        AizuchiError: the vocabulary does not hold the words.
+    """
+    first = given.first
+    if first is None:
+        size = None if tokenizer is None else tokenizer.size
+        if size is None:
+            raise AizuchiError(
+                "heard_text.first is not given, and there is no tokenizer whose last ids it could be"
+            )
+        first = size - classes + 1
+    if not 1 <= first <= config.vocab_size - classes + 1:
+        raise AizuchiError(
+            f"heard_text: ids {first} to {first + classes - 2} are the user's words, but the model has "
+            f"{config.vocab_size} ids; resize_token_embeddings gives it more"
+        )
+    return HeardText(given, first, config)
+
+
+@dataclass
+class HeardTextConfig:
+    """first: id of class 1 of the user's words, those of the others follow (control pieces, which decode to nothing);
+    None = they are the last ids of the run's tokenizer. delay: frames after a word's end that it is written. missed,
+    mistaken: shares of these ids that the input has not, or another word's in their place; the model's own hearing is
+    never all right. own: share of the steps in which the input has what the model itself writes there, which takes a
+    forward pass more.
+    """
+
+    first: int | None = None
+    delay: int = 2
+    missed: float = 0.1
+    mistaken: float = 0.1
+    own: float = 0.0
+
+
+class HeardText:
+    """Puts the user's words into a batch's text; see `HeardTextConfig`, and `make_heard_text` for the arguments."""
+
+    def __init__(self, given: HeardTextConfig, first: int, config: Any):
+        self.given, self.first, self.vocabulary = given, first, config.vocab_size
+        self.pad, self.end = config.text_padding_token_id, config.text_end_padding_token_id
+
+    def written(self, text: Tensor, heard: Tensor) -> Tensor:
+        """Text (B, T) with the user's words in it.
+
+        Args:
+            heard: (B, T) classes on the frames that words end in: 0 none, negative not known. Words keep their order;
+                one has `LATEST` frames on which the text may be padding, and is left out if it is on none.
+        """
+        out = text.clone()
+        free = (text == self.pad).tolist()
+        last = [-1] * len(text)
+        for row, frame in (heard > 0).nonzero().tolist():
+            due = frame + self.given.delay
+            for at in range(max(due, last[row] + 1), min(due + LATEST, text.shape[1])):
+                if free[row][at]:
+                    out[row, at] = heard[row, frame] + (self.first - 1)
+                    last[row] = at
+                    break
+        return out
+
+    def unknown(self, text: Tensor, heard: Tensor) -> Tensor:
+        """(B, T), where padding is no target since nobody knows whether a word belongs there."""
+        frames = text.shape[1]
+        return (text == self.pad) & F.pad(heard < 0, (self.given.delay, 0))[:, :frames]
+
+    def misheard(self, ids: Tensor, rng: np.random.Generator) -> Tensor:
+        """Input ids (B, T) with some of the user's words missed or mistaken for others that are said in the batch."""
+        at = ((ids >= self.first) & (ids < self.vocabulary)).nonzero(as_tuple=True)
+        count = len(at[0])
+        if not count:
+            return ids
+        drawn = torch.from_numpy(rng.random(count)).to(ids.device)
+        words = ids[at]
+        others = words[torch.from_numpy(rng.permutation(count)).to(ids.device)]
+        mistaken, missed = self.given.mistaken, self.given.missed
+        made = torch.where(drawn < mistaken, others, words)
+        made = made.masked_fill((drawn >= mistaken) & (drawn < mistaken + missed), self.pad)
+        out = ids.clone()
+        out[at] = made
+        return out
+
+    def overheard(self, ids: Tensor, labels: Tensor, logits: Tensor, rng: np.random.Generator) -> Tensor:
+        """Input ids (B, T) with what the model writes itself wherever it is to write a word of the user's or nothing.
+
+        Args:
+            labels: (B, T) text of these columns. logits: (B, T, V) for the columns behind; they are drawn from.
+        """
+        here = (labels[:, 1:] == self.pad) | ((labels[:, 1:] >= self.first) & (ids[:, 1:] < self.vocabulary))
+        found = logits[:, :-1][here].float()  # (N, V)
+        allowed = torch.zeros(found.shape[-1], dtype=torch.bool, device=found.device)
+        allowed[self.first : self.vocabulary] = allowed[self.pad] = True
+        found = found.masked_fill(~allowed, -torch.inf)
+        noise = torch.from_numpy(rng.gumbel(size=tuple(found.shape)).astype(np.float32))
+        out = ids.clone()
+        out[:, 1:][here] = (found + noise.to(found.device)).argmax(-1)
+        return out
+
+    def answers_only(self, inputs: Any, rng: np.random.Generator) -> None:
+        """Text alone, in place: the answers are learned; when to speak and what is heard, only sound tells."""
+        labels = inputs["text_labels"]
+        others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)
+        inputs["text_labels"] = labels.masked_fill(others, -100)
+        inputs["input_ids"] = self.misheard(inputs["input_ids"], rng)

@@ -1,0 +1,107 @@
+"""Ids for what the user says: the vocabulary, the model that gets them, and dialogues as words alone."""
+
+import random
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+from aizuchi.data.frames import EPAD, PAD, frames_to_words
+from aizuchi.data.tokenizer import TextTokenizer
+from aizuchi.errors import AizuchiError
+from aizuchi.train.start import make_model
+from recipes.mini.dialogues import fresh_script
+from recipes.mini.heard import HeardWords, listening_text, plain
+from recipes.mini.monologue import add_heard, first_heard, widen
+from recipes.mini.word_tokens import dialogue_ids
+from tests.train.tiny import config_of
+
+LINES = ["Seven plus two is nine.", "Hello! How can I help you?", "It's Monday.", "A crow says caw."] * 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`plain.model`, `heard.txt` of four words, and `words.model` with ids for them."""
+    folder = tmp_path_factory.mktemp("monologue")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_prefix=str(folder / "plain"), vocab_size=60, hard_vocab_limit=False,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3, minloglevel=2,
+    )  # fmt: skip
+    (folder / "heard.txt").write_text("seven\nplus\nwhat\nis\n")
+    add_heard(folder / "plain.model", HeardWords(folder / "heard.txt"), folder / "words.model")
+    return folder
+
+
+def test_no_text_has_these_ids_and_they_are_silent(folder):
+    before, after = TextTokenizer(folder / "plain.model"), TextTokenizer(folder / "words.model")
+    first = first_heard(folder / "words.model")
+    assert first == before.size and after.size == first + 5
+    for line in [*LINES, "what is seven plus"]:
+        assert after.encode(line) == before.encode(line)
+    assert [after.heard_word(first + i) for i in range(5)] == ["?", "seven", "plus", "what", "is"]
+    assert all(after.heard_word(i) is None for i in range(first))
+    said = after.encode("It's")
+    ids = [PAD, first + 3, *said, first + 1, PAD, first]
+    assert after.decode(ids[1:]).split() == ["It's"]
+    assert [word.text for word in frames_to_words(ids, after)] == ["It's"]
+    with pytest.raises(AizuchiError, match="has no ids for the user's words"):
+        first_heard(folder / "plain.model")
+
+
+def test_ids_are_given_once_and_for_one_list(folder):
+    heard = HeardWords(folder / "heard.txt")
+    assert add_heard(folder / "words.model", heard, folder / "again.model") == first_heard(
+        folder / "words.model"
+    )
+    assert (folder / "again.model").read_bytes() == (folder / "words.model").read_bytes()
+    (folder / "other.txt").write_text("eight\nplus\nwhat\nis\n")
+    with pytest.raises(AizuchiError, match="for other words"):
+        add_heard(folder / "words.model", HeardWords(folder / "other.txt"), folder / "other.model")
+
+
+def test_a_widened_model_says_what_it_said(tmp_path):
+    torch.manual_seed(0)
+    model = make_model(config_of(tmp_path)).eval()
+    text = torch.randint(4, 40, (1, 9))
+    codes = torch.randint(0, 32, (1, 4, 9))
+    inputs = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=codes)
+    before = model(**inputs)
+    head = {"weight": torch.randn(8, 32), "bias": torch.zeros(8)}
+    widen(model, 40, 8, head, PAD)
+    inputs = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=codes)
+    after = model(**inputs)
+    assert after.logits.shape[-1] == 47 and torch.equal(after.logits[..., :40], before.logits)
+    assert torch.equal(after.audio_logits, before.audio_logits)
+    # against padding the new ids stand where the head had their words against none
+    margins = after.logits[..., 40:] - after.logits[..., PAD, None]
+    told = after.last_hidden_state @ (head["weight"][1:] - head["weight"][0]).T
+    torch.testing.assert_close(margins, told, atol=1e-4, rtol=1e-4)
+
+
+def test_one_who_only_listens_is_silent_while_a_word_is_said():
+    heard = np.zeros(40, np.int32)
+    heard[[10, 14, 30]] = 5
+    text = listening_text(heard)
+    assert (text[4:17] == PAD).all() and (text[24:33] == PAD).all()
+    assert (text[:4] == -1).all() and (text[17:24] == -1).all() and (text[33:] == -1).all()
+    assert (listening_text(np.full(9, -1)) == -1).all()
+
+
+def test_dialogues_as_words_have_all_that_is_asked_and_answered(folder):
+    tokenizer, heard = TextTokenizer(folder / "words.model"), HeardWords(folder / "heard.txt")
+    first = first_heard(folder / "words.model")
+    for number in range(20):
+        script = fresh_script(f"test/{number}")
+        ids = dialogue_ids(script, random.Random(number), heard, first, tokenizer)
+        asked = [e.text for e in script.events if e.side == "user" and e.kind != "backchannel"]
+        classes = [int(heard.class_of(w)) for text in asked for w in text.split() if plain(w)]
+        assert [i - first + 1 for i in ids if i >= first] == classes
+        answers = [e for e in script.events if e.side == "model" and e.kind == "answer"]
+        assert ids.count(EPAD) >= len(answers)
+        said = " ".join(word.text for word in frames_to_words(ids, tokenizer))
+        for answer in answers:
+            if answer.cut_by is None and all(
+                tokenizer.decode(tokenizer.encode(w)) == w for w in answer.text.split()
+            ):
+                assert answer.text in said

@@ -1,0 +1,165 @@
+"""What the user says in the model's own text: where it is written, what the input has of it, and that it is learned."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from aizuchi.errors import AizuchiError
+from aizuchi.train.heard_text import HeardTextConfig, make_heard_text
+from aizuchi.train.logs import read_log
+from aizuchi.train.moshi import MoshiTrainer
+from aizuchi.train.start import make_model
+from aizuchi.train.tokens import Batch, TokenDialogue, TokenList, collate
+from tests.train.test_heard import Told, spoken
+from tests.train.tiny import config_of
+
+PAD, FIRST = 3, 60
+
+
+def model_of(classes):
+    return SimpleNamespace(
+        vocab_size=FIRST + classes - 1, text_padding_token_id=PAD, text_end_padding_token_id=0
+    )
+
+
+def words_of(classes=33, **options):
+    return make_heard_text(HeardTextConfig(first=FIRST, **options), model_of(classes), classes, None)
+
+
+def written(text, heard, **options):
+    return words_of(**options).written(torch.tensor([text]), torch.tensor([heard]))[0].tolist()
+
+
+def run_of(tmp_path, count=6, texts=(), **changes):
+    options = dict(first=FIRST, delay=1, missed=0.0, mistaken=0.0) | changes.pop("heard_text", {})
+    config = config_of(tmp_path, heard_text=options, **changes)
+    torch.set_num_threads(1)
+    model = make_model(config)
+    model.resize_token_embeddings(FIRST + 32)
+    train, valid = Told(quiet(count)), Told(quiet(2, seed=7))
+    return MoshiTrainer(config, model, [(train, 1.0)], [(valid, 1.0)], texts=texts)
+
+
+def quiet(count=6, seed=0):
+    """Dialogues of a user who says words, to a model that hardly says any."""
+    return [
+        dataclasses.replace(d, text=np.where(np.arange(len(d.text)) % 6 == 0, d.text, PAD).astype(np.int32))
+        for d in spoken(count, seed=seed)
+    ]
+
+
+def test_a_word_stands_behind_its_end_where_the_model_says_nothing():
+    p = PAD
+    assert written([p] * 6, [1, 0, 4, 0, 0, 0], delay=2) == [p, p, 60, p, 63, p]
+    assert written([p, p, 9, 0, p, p], [1, 0, 0, 0, 0, 0], delay=2) == [p, p, 9, 0, 60, p]  # it waits
+    assert written([p, p, 9, 8, 7, p], [1, 0, 0, 0, 0, 0], delay=2) == [p, p, 9, 8, 7, p]  # but not for ever
+    assert written([p, 9, p, p, p], [1, 2, 0, 0, 0], delay=1) == [p, 9, 60, 61, p]  # and the next one with it
+    assert written([p, p, p], [0, 0, 5], delay=2) == [p, p, p]  # beyond the end
+    assert written([-1, -1, p], [7, 0, 0], delay=1) == [-1, -1, 66]  # hidden text stays hidden
+
+
+def test_what_nobody_knows_is_no_target():
+    text = torch.tensor([[PAD, 9, PAD, PAD, 0, PAD]])
+    heard = torch.tensor([[-1, -1, -1, 0, 0, 0]])
+    assert words_of(delay=2).unknown(text, heard).tolist() == [[False, False, True, True, False, False]]
+
+
+def test_the_input_misses_and_mistakes_the_shares_that_it_is_told_to():
+    words = words_of(500, missed=0.2, mistaken=0.3)
+    ids = torch.randint(0, FIRST + 500, (40, 500), generator=torch.Generator().manual_seed(0))
+    made = words.misheard(ids, np.random.default_rng(0))
+    said = (ids >= FIRST) & (ids < FIRST + 499)  # and not the initial token
+    assert torch.equal(made[~said], ids[~said])
+    assert (made[said] == PAD).double().mean().item() == pytest.approx(0.2, abs=0.02)
+    other = (made != ids) & (made != PAD)
+    assert other[said].double().mean().item() == pytest.approx(0.3, abs=0.02) and (made[other] >= FIRST).all()
+    none = torch.full((2, 5), PAD)
+    assert torch.equal(words.misheard(none, np.random.default_rng(0)), none)
+
+
+def test_a_run_learns_to_write_what_it_hears(tmp_path):
+    changes = dict(steps=200, eval_every=200, batch_size=8, data=dict(user_codebooks=1))
+    run_of(tmp_path, 200, **changes).run()
+    row = [row for row in read_log(tmp_path / "log.csv") if "valid_heard_accuracy" in row][-1]
+    # unseen dialogues: each word follows from one code
+    assert float(row["valid_heard_accuracy"]) > 0.8
+    assert float(row["valid_padding_accuracy"]) > 0.8
+
+
+def test_targets_are_what_was_said_whatever_the_input_has(tmp_path):
+    trainer = run_of(tmp_path, heard_text=dict(missed=1.0))
+    batch = collate(quiet(4), 4)
+    x = trainer.inputs(batch)
+    ids = x["input_ids"]
+    assert (x["text_labels"] >= FIRST).any() and (ids[:, 0] == FIRST + 32).all()
+    assert not (ids[:, 1:] >= FIRST).any()
+    trainer.plain.eval()
+    x = trainer.inputs(batch)  # as it is evaluated: with all its words
+    assert torch.equal(x["input_ids"][:, 1:] >= FIRST, x["text_labels"][:, 1:] >= FIRST)
+
+
+def test_of_text_alone_the_answers_are_learned(tmp_path):
+    ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
+    none = np.zeros((0, len(ids)), np.int16)
+    texts = [(TokenList([TokenDialogue(ids, none, none)]), 1.0)]
+    trainer = run_of(tmp_path, texts=texts, text_only=dict(share=0.5, frames=56))
+    batch = Batch(
+        torch.from_numpy(ids)[None].long(),
+        *[torch.zeros(1, 0, len(ids), dtype=torch.long)] * 2,
+        torch.tensor([56]),
+    )
+    x = trainer.inputs(batch)
+    assert set(x["text_labels"].unique().tolist()) == {-100, 7, 8}
+    assert (x["input_ids"] == FIRST + 4).any()
+    values = [trainer.train_step(trainer.batches[step]) for step in range(2)]
+    assert any("text_only_loss" in v for v in values) and any("audio_loss" in v for v in values)
+
+
+def test_a_vocabulary_without_the_words_is_refused(tmp_path):
+    config = config_of(tmp_path, heard_text=dict(first=60))
+    told = [(Told(spoken()), 1.0)]
+    with pytest.raises(AizuchiError, match="resize_token_embeddings gives it more"):
+        MoshiTrainer(config, make_model(config), told)
+    with pytest.raises(AizuchiError, match="not all of the data tells them"):
+        MoshiTrainer(config, make_model(config), [(TokenList(spoken()), 1.0)])
+    with pytest.raises(AizuchiError, match="there is no tokenizer"):
+        run_of(tmp_path, heard_text=dict(first=None))
+    assert (
+        make_heard_text(HeardTextConfig(), model_of(33), 33, SimpleNamespace(size=FIRST + 32)).first == FIRST
+    )
+    with pytest.raises(AizuchiError, match="of 1 together at most"):
+        config_of(tmp_path, heard_text=dict(first=60, missed=0.6, mistaken=0.5))
+
+
+def test_what_the_model_writes_itself_stands_in_the_input(tmp_path):
+    words = words_of()
+    ids = torch.tensor([[FIRST + 32, 9, 0, PAD, FIRST + 3, PAD, -1]])  # the initial token first
+    logits = torch.full((1, 7, FIRST + 32), -50.0)
+    logits[0, :, 9] = 60.0  # what no word of the user's is never drawn
+    logits[0, 2, FIRST + 7] = logits[0, 3, PAD] = logits[0, 4, PAD] = 50.0
+    made = words.overheard(ids, ids.masked_fill(ids == FIRST + 32, -100), logits, np.random.default_rng(0))
+    assert made[0].tolist() == [FIRST + 32, 9, 0, FIRST + 7, PAD, PAD, -1]
+
+    trainer = run_of(tmp_path, heard_text=dict(own=1.0))
+    seen = []
+    forward = trainer._forward
+    trainer._forward = lambda inputs: seen.append(inputs) or forward(inputs)
+    trainer.train_step(trainer.batches[0])
+    passes = len(trainer.batches[0])
+    assert len(seen) == 2 * passes and not any("labels" in name for name in seen[0])
+    learned = seen[passes]
+    assert not torch.equal(learned["input_ids"], seen[0]["input_ids"])
+    said = (learned["text_labels"] < FIRST) & (learned["text_labels"] != PAD)
+    assert torch.equal(learned["input_ids"][said], seen[0]["input_ids"][said])
+
+
+def test_padding_is_no_target_where_the_user_is_unknown(tmp_path):
+    trainer = run_of(tmp_path)
+    text = torch.tensor([[PAD, 9, PAD, PAD, PAD, PAD]])
+    codes = torch.zeros(1, 4, 6, dtype=torch.long)
+    heard = torch.tensor([[-1, -1, -1, 0, 2, 0]])
+    labels = trainer.inputs(Batch(text, codes, codes, torch.tensor([6]), heard))["text_labels"]
+    assert labels[0, :7].tolist() == [-100, PAD, 9, -100, -100, PAD, FIRST + 1]
