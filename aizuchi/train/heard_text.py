@@ -128,3 +128,17 @@ class HeardText:
         others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)
         inputs["text_labels"] = labels.masked_fill(others, -100)
         inputs["input_ids"] = self.misheard(inputs["input_ids"], rng)
+
+    def answer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the answers of `answers_only` among what can be said: that there is no padding between the
+        words, and that nobody is heard, would else be learned, too.
+
+        Args:
+            logits: (B, T, V). labels: (B, T), -100 where nothing is learned.
+        """
+        known = labels[:, 1:] >= 0
+        found = logits[:, :-1][known].float()  # (N, V)
+        silent = torch.zeros(found.shape[-1], dtype=torch.bool, device=found.device)
+        silent[self.first : self.vocabulary] = silent[self.pad] = silent[self.end] = True
+        losses = F.cross_entropy(found.masked_fill(silent, -torch.inf), labels[:, 1:][known], reduction="sum")
+        return losses / known.sum().clamp(min=1)

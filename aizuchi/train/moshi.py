@@ -178,11 +178,14 @@ class MoshiTrainer(MoshiState, TrainingRun):
                 outputs = self._forward(x)
                 zero = weights.new_zeros(())
                 heard = zero if self.heard is None else self._heard(x, outputs, batches[i])[0]
+                spoken = outputs.text_loss
+                if alone and self.heard_text is not None:
+                    spoken = self.heard_text.answer_loss(outputs.logits, x["text_labels"])
                 parts = torch.stack(
                     [
                         # `forward` has divided by this micro-batch's own weight: undo that, divide by the step's
                         (zero if loss is None else loss) * w
-                        for loss, w in zip((outputs.text_loss, outputs.depth_loss), own[i])
+                        for loss, w in zip((spoken, outputs.depth_loss), own[i])
                     ]
                     + [heard]
                 )

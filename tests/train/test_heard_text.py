@@ -114,6 +114,18 @@ def test_of_text_alone_the_answers_are_learned(tmp_path):
     x = trainer.inputs(batch)
     assert set(x["text_labels"].unique().tolist()) == {-100, 7, 8}
     assert (x["input_ids"] == FIRST + 4).any()
+    logits = trainer.plain(**x).logits.detach().requires_grad_()
+    loss = trainer.heard_text.answer_loss(logits, x["text_labels"])
+    loss.backward()
+    silent = [0, PAD, *range(FIRST, FIRST + 32)]
+    assert not logits.grad[..., silent].any() and logits.grad[..., 7].any()
+    spoken = torch.ones(FIRST + 32, dtype=torch.bool)
+    spoken[silent] = False
+    known = x["text_labels"][:, 1:] > 0
+    chances = logits[:, :-1][known].softmax(-1)
+    right = chances.gather(1, x["text_labels"][:, 1:][known][:, None])[:, 0]
+    expected = -(right / chances[:, spoken].sum(-1)).log().mean()
+    torch.testing.assert_close(loss, expected.float())
     values = [trainer.train_step(trainer.batches[step]) for step in range(2)]
     assert any("text_only_loss" in v for v in values) and any("audio_loss" in v for v in values)
 
