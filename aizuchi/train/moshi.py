@@ -254,6 +254,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
             for stream in (written, batch.model, batch.user)
         )
         heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
+        heard = heard[:, : config.num_user_codebooks]
         if self.config.data.user_codebooks is not None:
             heard[:, self.config.data.user_codebooks :] = -1
         inputs = model.prepare_training_inputs(

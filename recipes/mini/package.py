@@ -37,6 +37,29 @@ def round_to_bfloat16(module: nn.Module) -> None:
             parameter.copy_(parameter.bfloat16().to(parameter.dtype))
 
 
+@torch.no_grad()
+def drop_unheard(model: Any) -> int:
+    """Take the user's codebooks whose codes all embed as zero out of a model, in place; returns how many.
+
+    What a training with `data.user_codebooks` leaves of them is the embedding of their initial token. It stands in the
+    same columns as those of the model's own codebooks of the same delay, and is added to the last of these.
+    """
+    config, size = model.config, model.config.audio_vocab_size
+    own, tables = config.num_model_codebooks, list(model.embed_tokens)
+    dropped = 0
+    while len(tables) > own + 1 and not tables[-1].weight[:size].any():
+        delay = config.delays[len(tables)]
+        same = [k for k in range(own) if config.delays[1 + k] == delay]
+        if not same:
+            break
+        tables[same[-1]].weight[size] += tables.pop().weight[size]
+        config.delays = config.delays[:-1]
+        dropped += 1
+    model.embed_tokens = nn.ModuleList(tables)
+    config.num_input_codebooks = len(tables)
+    return dropped
+
+
 def package_codec(args: argparse.Namespace) -> int:
     """Round a trained codec, or a whole model's, for encoding and shipping."""
     from aizuchi.data.codec import load_codec
@@ -58,6 +81,7 @@ def package_model(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
 
     model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
+    drop_unheard(model)
     count = sum(p.numel() for p in model.parameters())
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)

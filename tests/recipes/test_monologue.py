@@ -9,11 +9,14 @@ import torch
 
 from aizuchi.data.frames import EPAD, PAD, frames_to_words
 from aizuchi.data.tokenizer import TextTokenizer
+from aizuchi.engine import DuplexEngine
 from aizuchi.errors import AizuchiError
+from aizuchi.train.heard import mute_codebooks
 from aizuchi.train.start import make_model
 from recipes.mini.dialogues import fresh_script
 from recipes.mini.heard import HeardWords, listening_text, plain
 from recipes.mini.monologue import add_heard, first_heard, widen
+from recipes.mini.package import drop_unheard
 from recipes.mini.word_tokens import dialogue_ids
 from tests.train.tiny import config_of
 
@@ -77,6 +80,25 @@ def test_a_widened_model_says_what_it_said(tmp_path):
     margins = after.logits[..., 40:] - after.logits[..., PAD, None]
     told = after.last_hidden_state @ (head["weight"][1:] - head["weight"][0]).T
     torch.testing.assert_close(margins, told, atol=1e-4, rtol=1e-4)
+
+
+def test_codebooks_that_are_never_heard_are_left_out(tmp_path):
+    model = make_model(config_of(tmp_path)).eval()
+    mute_codebooks(model, 1)
+    codes = torch.randint(0, 32, (1, 4, 9), generator=torch.Generator().manual_seed(0))
+    text = torch.randint(4, 40, (1, 9))
+
+    def run(user):
+        given = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=user)
+        return model(**given).logits
+
+    before = run(codes)
+    assert drop_unheard(model) == 3 and model.config.num_user_codebooks == 1
+    torch.testing.assert_close(run(codes[:, :1]), before, atol=1e-5, rtol=1e-5)
+    assert drop_unheard(model) == 0
+    engine = DuplexEngine(model, rows=1)
+    engine.join(0)
+    assert engine.step(torch.zeros(1, 1, 1920)).text.shape == (1,)
 
 
 def test_one_who_only_listens_is_silent_while_a_word_is_said():
