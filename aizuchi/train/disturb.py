@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 FARTHEST = 2  # frames that a warped stream may run ahead or behind
@@ -70,3 +71,11 @@ def drop_updates(layers: Iterable[Any], share: float) -> None:
     for layer in layers:
         layer.self_attn.o_proj.register_forward_hook(drop)
         layer.mlp.register_forward_hook(drop)
+
+
+@torch.no_grad()
+def mute_codebooks(model: Any, heard: int) -> None:
+    """Let codes of all but the first ``heard`` codebooks of the user embed as zero."""
+    config = model.config
+    for table in model.embed_tokens[config.num_model_codebooks + heard : config.num_input_codebooks]:
+        table.weight[: config.audio_vocab_size] = 0  # but not the initial token

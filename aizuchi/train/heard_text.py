@@ -6,6 +6,7 @@ with the frame that follows: it answers words, and not sounds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,21 @@ from torch import Tensor
 from aizuchi.errors import AizuchiError
 
 LATEST = 3  # frames that a word may be written on
+
+
+def heard_classes(sources: Sequence[Any]) -> int:
+    """Classes of the user's words in some sources of tokens.
+
+    Raises:
+        AizuchiError: a source does not know them, or two differ.
+    """
+    found = {int(getattr(source, "heard_classes", 0)) for source in sources}
+    if len(found) != 1 or 0 in found:
+        raise AizuchiError(
+            "heard_text needs the user's words, but not all of the data tells them "
+            f"(heard_classes of the sources: {sorted(found)})"
+        )
+    return found.pop()
 
 
 def make_heard_text(given: HeardTextConfig, config: Any, classes: int, tokenizer: Any) -> HeardText:

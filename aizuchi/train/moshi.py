@@ -20,9 +20,8 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
-from .disturb import drop_updates
-from .heard import HeardHead, heard_classes, heard_sums, heard_weights, mute_codebooks
-from .heard_text import make_heard_text
+from .disturb import drop_updates, mute_codebooks
+from .heard_text import heard_classes, make_heard_text
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
 from .moshi_config import MoshiTraining
 from .moshi_state import MoshiState
@@ -84,14 +83,6 @@ class MoshiTrainer(MoshiState, TrainingRun):
             self.model, self.optimizer = model, make_optimizer(model, config)
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
-        self.heard = None
-        if config.loss.heard_weight:
-            classes = heard_classes([source for source, _ in [*train, *valid]])
-            head = HeardHead(model.config.hidden_size, classes, config.loss.heard_delay)
-            head.begin_from(config.checkpoint)
-            group = {"params": list(head.parameters()), "lr": config.optimizer.learning_rate, "part": "heard"}
-            self.optimizer.add_param_group(group)
-            self.heard = self.accelerator.prepare(head)
         self.heard_text = None
         if config.heard_text is not None:
             classes = heard_classes([source for source, _ in [*train, *valid]])
@@ -167,17 +158,16 @@ class MoshiTrainer(MoshiState, TrainingRun):
         if self.heard_text is not None and not alone and self.thinning.random() < self.heard_text.given.own:
             for x in inputs:
                 self._overhear(x)
-        # (3,) weights of text, audio and what is heard over the whole step, on all processes
-        own = [self._weights(x, batch) for x, batch in zip(inputs, batches)]
+        # (2,) weights of text and audio over the whole step, on all processes
+        own = [self._weights(x) for x in inputs]
         weights = accelerator.reduce(torch.stack(own).sum(0), "sum")
         frames = torch.stack([batch.lengths.sum() for batch in batches]).sum().to(weights)
-        sums = torch.zeros(3, dtype=torch.float64, device=weights.device)
-        shares = weights.new_tensor([config.loss.text_weight, 1.0, config.loss.heard_weight])
+        sums = torch.zeros(2, dtype=torch.float64, device=weights.device)
+        shares = weights.new_tensor([config.loss.text_weight, 1.0])
         for i, x in enumerate(inputs):
             with self._accumulating(last=i + 1 == len(inputs)):
                 outputs = self._forward(x)
                 zero = weights.new_zeros(())
-                heard = zero if self.heard is None else self._heard(x, outputs, batches[i])[0]
                 spoken = outputs.text_loss
                 if alone and self.heard_text is not None:
                     spoken = self.heard_text.answer_loss(outputs.logits, x["text_labels"])
@@ -187,18 +177,17 @@ class MoshiTrainer(MoshiState, TrainingRun):
                         (zero if loss is None else loss) * w
                         for loss, w in zip((spoken, outputs.depth_loss), own[i])
                     ]
-                    + [heard]
                 )
                 loss = (parts / weights.clamp(min=1e-12) * shares).sum()
                 # gradients are averaged over processes, the loss is a sum over them
                 accelerator.backward(loss * accelerator.num_processes)
                 sums += parts.detach()
         means = accelerator.reduce(sums, "sum") / weights.clamp(min=1e-12)
-        text, audio, heard = means.tolist()
+        text, audio = means.tolist()
         learned = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = accelerator.clip_grad_norm_(learned, config.optimizer.clip or math.inf)
         norm = float(sharding.whole(norm))
-        if not (math.isfinite(text + audio + heard) and math.isfinite(norm)):
+        if not (math.isfinite(text + audio) and math.isfinite(norm)):
             raise self.not_finite(f"text {text:g}, audio {audio:g}, gradient norm {norm:g}")
         scale = lr_scale(
             config.schedule.kind, self.step, config.steps, config.schedule.warmup, config.schedule.final
@@ -213,8 +202,6 @@ class MoshiTrainer(MoshiState, TrainingRun):
             values = {"text_only_loss": text}
         else:
             values = {"loss": text + audio, "text_loss": text, "audio_loss": audio}
-            if self.heard is not None:
-                values["heard_loss"] = heard
         values["grad_norm"] = norm
         for group in self.optimizer.param_groups:
             values.setdefault(f"lr_{group['part']}", group["lr"])
@@ -283,7 +270,6 @@ class MoshiTrainer(MoshiState, TrainingRun):
         accelerator, micro = self.accelerator, self.config.micro_batch_size
         first = None if self.heard_text is None else self.heard_text.first
         measures = TokenMeasures(self.plain.config, accelerator.device, first)
-        told = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
         count = len(self.valid) if limit is None else min(limit, len(self.valid))
         self.model.eval()
         try:
@@ -298,15 +284,10 @@ class MoshiTrainer(MoshiState, TrainingRun):
                 outputs = self._forward(x)
                 if mine < len(chunks):
                     measures.add(outputs, x["text_labels"], x.get("audio_labels"))
-                    told += 0 if self.heard is None else self._heard(x, outputs, batch).double()
         finally:
             self.model.train()
         measures.sums = accelerator.reduce(measures.sums, "sum")
-        values = measures.result()
-        _, loss, hits, count = accelerator.reduce(told, "sum").tolist()
-        if count:
-            values |= {"heard_loss": loss / count, "heard_accuracy": hits / count}
-        return values
+        return measures.result()
 
     @torch.no_grad()
     def _overhear(self, inputs: Any) -> None:
@@ -323,29 +304,15 @@ class MoshiTrainer(MoshiState, TrainingRun):
 
         write_samples(self)
 
-    def _weights(self, inputs: Any, batch: Batch) -> Tensor:
-        """(3,) float64: weights of the targets of a micro-batch: text, audio, and what is heard."""
+    def _weights(self, inputs: Any) -> Tensor:
+        """(2,) float64: weights of the targets of a micro-batch: text and audio."""
         config = self.plain.config
         text = text_weights(inputs["text_labels"][:, 1:], config, torch.float64).sum()
         labels = inputs.get("audio_labels")
-        audio = heard = text.new_zeros(())
+        audio = text.new_zeros(())
         if labels is not None:
             audio = audio_weights(labels[:, :, 1:].transpose(1, 2), config, torch.float64).sum()
-        if self.heard is not None:
-            heard = heard_weights(self._heard_targets(inputs, batch)).sum().to(text)
-        return torch.stack([text, audio, heard])
-
-    def _heard_targets(self, inputs: Any, batch: Batch) -> Tensor:
-        """(B, columns) classes of the user's words."""
-        if batch.heard is None:
-            raise AizuchiError("loss.heard_weight is above 0, but a row does not tell the user's words")
-        head = self.accelerator.unwrap_model(self.heard)
-        return head.targets(batch.heard.to(self.accelerator.device), inputs["text_labels"].shape[1])
-
-    def _heard(self, inputs: Any, outputs: Any, batch: Batch) -> Tensor:
-        """What `heard_sums` tells of a micro-batch."""
-        assert self.heard is not None
-        return heard_sums(self.heard(outputs.last_hidden_state), self._heard_targets(inputs, batch))
+        return torch.stack([text, audio])
 
     @property
     def _dtype(self) -> torch.dtype:

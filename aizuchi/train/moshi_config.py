@@ -73,8 +73,7 @@ class LossConfig:
     first_codebook_weight: of the semantic codebook, the others having 1 (paper 100). user_weight: of the user's
     codebooks beside the model's; above 0 the model learns to write the user's stream too. repeats: share of the
     frames whose codes are learned though they repeat those of the frame before, as silence does; the depth decoder
-    does not run on the others. heard_weight: of a head that tells the user's words while training, where the data
-    knows them; heard_delay: frames after a word's end until then.
+    does not run on the others.
     """
 
     text_weight: float = 1.0
@@ -82,8 +81,6 @@ class LossConfig:
     first_codebook_weight: float = 100.0
     user_weight: float = 0.0
     repeats: float = 1.0
-    heard_weight: float = 0.0
-    heard_delay: int = 2
 
     def codebook_weights(self, written: int, codebooks: int) -> list[float]:
         """Weights of the written codebooks, the user's behind the model's."""
@@ -201,12 +198,6 @@ class MoshiTraining:
         check(self.loss.user_weight >= 0, "loss.user_weight can't be negative")
         check(
             0 <= self.loss.repeats <= 1, f"loss.repeats is a share between 0 and 1, not {self.loss.repeats}"
-        )
-        check(self.loss.heard_weight >= 0, "loss.heard_weight can't be negative")
-        check(self.loss.heard_delay >= 0, "loss.heard_delay can't be negative")
-        check(
-            not self.loss.heard_weight or not (self.shard or self.text_only or self.lora),
-            "loss.heard_weight does not go with shard, text_only or lora",
         )
         if self.heard_text is not None:
             text = self.heard_text

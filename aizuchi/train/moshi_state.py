@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from aizuchi.checkpoints.adapters import ADAPTER
-from aizuchi.errors import AizuchiError
 from aizuchi.models.adapters import load_trained, trained
 
 from . import sharding
@@ -22,7 +21,6 @@ class MoshiState:
     accelerator: Any
     config: Any
     folder: Path
-    heard: Any
     main: bool
     model: Any
     optimizers: dict[str, Any]
@@ -40,20 +38,10 @@ class MoshiState:
                 state = optimizer.state_dict()
             if self.main:
                 torch.save(state, folder / f"{name}.pt")
-        if self.heard is not None and self.main:
-            torch.save(self.accelerator.unwrap_model(self.heard).state_dict(), folder / "heard.pt")
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
         self._load_model(folder)
-        if self.heard is not None:
-            if not (folder / "heard.pt").exists():
-                raise AizuchiError(
-                    f"{folder} was written without loss.heard_weight: set it to 0, or start a run from its model "
-                    "(checkpoint: FOLDER, another output)"
-                )
-            heard = torch.load(folder / "heard.pt", map_location="cpu", weights_only=True)
-            self.accelerator.unwrap_model(self.heard).load_state_dict(heard)
         for name, optimizer in self.optimizers.items():
             path = folder / f"{name}.pt"
             if name != "optimizer" and not path.exists():

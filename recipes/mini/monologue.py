@@ -65,17 +65,11 @@ def first_heard(tokenizer: Path) -> int:
 
 
 @torch.no_grad()
-def widen(model: Any, first: int, classes: int, head: dict[str, torch.Tensor] | None, pad: int) -> None:
-    """Give a model ids up to those of `classes` words, in place.
-
-    Args:
-        head: weights of a trained `HeardHead`, which the new rows of the text head take over: against padding they
-            stand where it has its words against none.
-    """
+def widen(model: Any, first: int, classes: int) -> None:
+    """Give a model ids up to those of `classes` words, in place; to the depth decoder they begin as padding is."""
+    pad = model.config.text_padding_token_id
     model.resize_token_embeddings(first + classes - 1)
-    out, depth = model.decoder.lm_head.weight, model.depth_decoder.text_embed_tokens.weight
-    if head is not None and len(head["weight"]) == classes:
-        out[first:] = out[pad] + head["weight"][1:] - head["weight"][0]
+    depth = model.depth_decoder.text_embed_tokens.weight
     depth[first : first + classes - 1] = depth[pad]  # nothing is said with them
 
 
@@ -89,10 +83,8 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     source = next(path for path in sorted(args.model.glob("tokenizer*.model")))
     first = add_heard(source, heard, args.out / source.name)
-    path = args.model / "heard.pt"
-    head = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     torch.manual_seed(0)
-    widen(model, first, len(heard), head, model.config.text_padding_token_id)
+    widen(model, first, len(heard))
     save_model(model, args.out)
     if args.tokenizer is not None:
         shutil.copyfile(args.out / source.name, args.tokenizer)

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     model.audio_encoder = codec
     model.config.audio_encoder_config = codec.config
     save_model(model, args.out)
-    for path in (*args.model.glob("tokenizer*"), *args.model.glob("heard.pt")):
+    for path in args.model.glob("tokenizer*"):
         shutil.copyfile(path, args.out / path.name)
     print(args.out)
     return 0

@@ -1,14 +1,13 @@
 """Hidden and warped frames of the user, and dropped updates."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aizuchi.train.disturb import FARTHEST, drop_updates, hide_frames, warp_frames
 from aizuchi.train.order import keyed_generator
-from tests.train.test_heard import run_of
+from tests.train.test_heard_text import run_of
 
 
 @given(frames=st.integers(1, 200), share=st.floats(0, 1), seed=st.integers(0, 1000))
@@ -84,11 +83,3 @@ def test_a_disturbed_run_goes_on_bit_equal(tmp_path):
     again.run()
     for name, weight in whole.plain.state_dict().items():
         assert torch.equal(weight, again.plain.state_dict()[name]), name
-
-
-def test_a_checkpoint_without_the_head_says_so(tmp_path):
-    from aizuchi.errors import AizuchiError
-
-    run_of(tmp_path, steps=2, save_every=2, loss={}).run()
-    with pytest.raises(AizuchiError, match="without loss.heard_weight"):
-        run_of(tmp_path, steps=4).run()

@@ -32,7 +32,7 @@ class HeardList(tiny.TokenList):
 def test_moshi(gpu, tmp_path):
     config = tiny.config_of(
         tmp_path,
-        **dict(data=dict(frames=12, user_codebooks=1), loss=dict(heard_weight=1.0)),
+        **dict(data=dict(frames=12, user_codebooks=1), heard_text=dict(first=32, own=0.5)),
         **dict(user_mask=0.1, user_warp=0.1, text_mask=0.2, dropout=0.1),
         **dict(steps=2, eval_every=2, sample_every=2, samples=1, sample_seconds=0.4),
     )

@@ -7,16 +7,29 @@ import numpy as np
 import pytest
 import torch
 
+from aizuchi.data.shards import DialogueTokens, ShardError, ShardFolder, write_index, write_shard
 from aizuchi.errors import AizuchiError
 from aizuchi.train.heard_text import HeardTextConfig, make_heard_text
 from aizuchi.train.logs import read_log
 from aizuchi.train.moshi import MoshiTrainer
 from aizuchi.train.start import make_model
 from aizuchi.train.tokens import Batch, TokenDialogue, TokenList, collate
-from tests.train.test_heard import Told, spoken
-from tests.train.tiny import config_of
+from tests.train.tiny import config_of, dialogues, trainer_of
 
 PAD, FIRST = 3, 60
+
+
+class Told(TokenList):
+    heard_classes = 33
+
+
+def spoken(count=6, frames=24, seed=0):
+    """Dialogues whose user says a word of the class of its first code, wherever that is a multiple of four."""
+    made = []
+    for d in dialogues(count, frames, seed):
+        first = d.user[0].astype(np.int32)
+        made.append(dataclasses.replace(d, heard=np.where(first % 4 == 0, first + 1, 0)))
+    return made
 
 
 def model_of(classes):
@@ -175,3 +188,47 @@ def test_padding_is_no_target_where_the_user_is_unknown(tmp_path):
     heard = torch.tensor([[-1, -1, -1, 0, 2, 0]])
     labels = trainer.inputs(Batch(text, codes, codes, torch.tensor([6]), heard))["text_labels"]
     assert labels[0, :7].tolist() == [-100, PAD, 9, -100, -100, PAD, FIRST + 1]
+
+
+def test_codebooks_that_are_not_heard_change_nothing(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, data=dict(user_codebooks=1), steps=5))
+    model = trainer.plain
+    trainer.run()
+    batch = collate(dialogues(2), 4)
+    x = trainer.inputs(batch)
+    expected = model(**x).text_loss
+    codes = x["user_audio_codes"].clone()
+    assert codes.shape[1] == 4
+    codes[:, 1:, 2:-1] = torch.randint(0, 32, codes[:, 1:, 2:-1].shape)  # behind the initial tokens
+    assert torch.equal(model(**(x | {"user_audio_codes": codes})).text_loss, expected)
+    codes[:, 0, 2:-1] = (codes[:, 0, 2:-1] + 1) % 32
+    assert not torch.equal(model(**(x | {"user_audio_codes": codes})).text_loss, expected)
+
+
+def test_frames_of_the_user_are_hidden_by_position_alone(tmp_path):
+    half = dict(user_mask=0.5, batch_size=100)
+    batches = trainer_of(config_of(tmp_path / "a", **half, micro_batch_size=100)).batches
+    batch = batches[0][0]
+    frames = (torch.arange(batch.text.shape[1]) < batch.lengths[:, None]).sum()
+    shown = (batch.user >= 0).all(1).sum() / frames
+    assert 0.4 < shown < 0.6 and (batch.model >= 0).all(1).sum() == frames
+    assert torch.equal((batch.user >= 0).any(1), (batch.user >= 0).all(1))
+    split = trainer_of(config_of(tmp_path / "b", **half, micro_batch_size=50)).batches[0]
+    assert torch.equal(split[1].user, batch.user[50:, :, : split[1].user.shape[2]])
+
+
+def test_shards_keep_what_is_heard(tmp_path):
+    tokens = [
+        DialogueTokens(f"{i}", d.text, d.model.T.copy(), d.user.T.copy()[:, None], heard=d.heard)
+        for i, d in enumerate(spoken(3))
+    ]
+    records = [write_shard(tmp_path / "shard-00000.safetensors", tokens, "key")]
+    settings = dict(codebooks=4, variants=1, heard_classes=33)
+    write_index(tmp_path, settings, records, complete=True)
+    folder = ShardFolder(tmp_path)
+    assert folder.heard_classes == 33
+    for i, one in enumerate(tokens):
+        np.testing.assert_array_equal(folder.read_heard(i, 3, 10), one.heard[3:13])
+    without = dataclasses.replace(tokens[1], heard=None)
+    with pytest.raises(ShardError, match="have `heard` on every frame, or none has"):
+        write_shard(tmp_path / "b.safetensors", [tokens[0], without], "key")

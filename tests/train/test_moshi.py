@@ -71,7 +71,7 @@ def test_the_text_counts_as_much_as_it_is_told_to(tmp_path):
     for batch in trainer.batches[0]:
         x = trainer.inputs(batch)
         outputs = trainer.plain(**x)
-        weights = trainer._weights(x, batch).float()
+        weights = trainer._weights(x).float()
         sums.append((outputs.text_loss * weights[0], outputs.depth_loss * weights[1], weights))
     text, audio, weights = (sum(parts) for parts in zip(*sums))
     (7 * text / weights[0] + audio / weights[1]).backward()
