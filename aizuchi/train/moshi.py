@@ -7,6 +7,7 @@ configuration gives the same steps however the rows are split up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from .run import TrainingRun, Values
 from .schedule import lr_scale
 from .thin import thin_repeats
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
+
+SETTLED = 64  # frames of silence until its codes stay
 
 Sources = Sequence[tuple[TokenSource, float]]
 
@@ -224,9 +227,12 @@ class MoshiTrainer(MoshiState, TrainingRun):
         """
         model, config = self.plain, self.plain.config
         device = self.accelerator.device
-        if batch.text_alone:  # sound that embeds as zero, and nothing to learn of it
-            blank = batch.text.new_full((len(batch.text), config.num_codebooks, batch.text.shape[1]), -1)
-            batch = Batch(batch.text, blank, blank, batch.lengths)
+        # sound that embeds as zero, and nothing to learn of it; where the user's words are written it is silence, as
+        # it is where answers begin: what is learned without any sound is not known where there is some
+        if batch.text_alone:
+            codes = torch.full((config.num_codebooks,), -1) if self.heard_text is None else self.silence
+            quiet = codes[None, :, None].expand(len(batch.text), -1, batch.text.shape[1])
+            batch = Batch(batch.text, quiet, quiet, batch.lengths)
             inputs = self.inputs(batch)
             inputs["audio_labels"] = None
             if self.heard_text is not None:
@@ -261,6 +267,14 @@ class MoshiTrainer(MoshiState, TrainingRun):
                 inputs["audio_labels"], self.config.loss.repeats, self.thinning
             )
         return inputs
+
+    @functools.cached_property
+    def silence(self) -> Tensor:
+        """(K,) the codes that the codec comes to in silence."""
+        size = round(self.plain.config.sampling_rate / self.plain.config.audio_encoder_config.frame_rate)
+        wave = torch.zeros(1, 1, SETTLED * size, device=self.accelerator.device)
+        with torch.no_grad():
+            return self.plain.encode_audio(wave)[0, :, -1].cpu()
 
     @torch.no_grad()
     def evaluate(self, limit: int | None = None) -> Values:

@@ -127,7 +127,13 @@ def test_of_text_alone_the_answers_are_learned(tmp_path):
     x = trainer.inputs(batch)
     assert set(x["text_labels"].unique().tolist()) == {-100, 7, 8}
     assert (x["input_ids"] == FIRST + 4).any()
-    logits = trainer.plain(**x).logits.detach().requires_grad_()
+    # in silence, as where an answer begins: what is learned without any sound is not known where there is some
+    model = trainer.plain
+    settled = model.encode_audio(torch.zeros(1, 1, 1920 * 64))[0, :, -1]
+    assert torch.equal(trainer.silence, settled)
+    for codes in (x["moshi_audio_codes"], x["user_audio_codes"]):
+        assert torch.equal(codes[0, :, 2:-1], settled[:, None].expand(-1, codes.shape[2] - 3))
+    logits = model(**x).logits.detach().requires_grad_()
     loss = trainer.heard_text.answer_loss(logits, x["text_labels"])
     loss.backward()
     silent = [0, PAD, *range(FIRST, FIRST + 32)]
