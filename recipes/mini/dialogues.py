@@ -24,6 +24,7 @@ from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 
 # Seconds. The model's side is what it learns: keep these tight.
 REPLY_GAP = (0.22, 0.45)
+LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
 STOP_LAG = (0.2, 0.35)
 ASK_AFTER = (6.5, 7.5)
@@ -84,8 +85,8 @@ class FreshSource:
 class _Writer:
     """Adds events one after the other; `last` is the event that the next turn follows."""
 
-    def __init__(self, rng: random.Random, source: Source, script: Script) -> None:
-        self.rng, self.source, self.script = rng, source, script
+    def __init__(self, rng: random.Random, source: Source, script: Script, late: float) -> None:
+        self.rng, self.source, self.script, self.late = rng, source, script, late
         self.last: int | None = None
         self.line: str | None = None  # the model's last line
         self.seconds = 0.0  # a guess of the length so far
@@ -116,6 +117,8 @@ class _Writer:
     def answer(self, said: Said, gap: float | None = None) -> Event:
         """The model's answer to what the user just said."""
         text = reply(said.utterance, self.rng, self.line)
+        if gap is None and self.late and self.rng.random() < self.late:
+            gap = self._between(LATE_GAP)
         event = self.add("model", text, "answer", self._between(REPLY_GAP) if gap is None else gap)
         self.last = event.id
         if said.utterance.kind != "again":
@@ -242,11 +245,16 @@ _SCENES: tuple[tuple[Callable[[_Writer], None], float], ...] = (
 )
 
 
-def write_script(seed: str, source: Source, seconds: tuple[float, float] = (15.0, 55.0)) -> Script:
-    """A dialogue of about so many seconds. The same seed and source give the same script."""
+def write_script(
+    seed: str, source: Source, seconds: tuple[float, float] = (15.0, 55.0), late: float = 0.0
+) -> Script:
+    """A dialogue of about so many seconds. The same seed and source give the same script.
+
+    A share ``late`` of the answers comes late: for a model that has missed its turn, and must not learn to miss it.
+    """
     rng = random.Random(f"script/{seed}")
     script = Script(seed, source.voice, source.factor, round(rng.uniform(0.5, 2.5), 3))
-    writer = _Writer(rng, source, script)
+    writer = _Writer(rng, source, script, late)
     target = rng.uniform(*seconds)
     opening, closing = rng.random(), rng.random() < 0.35
     if opening < 0.06:
@@ -265,6 +273,11 @@ def write_script(seed: str, source: Source, seconds: tuple[float, float] = (15.0
         script.tail = round(rng.uniform(3.0, 6.0), 3)
     script.check()
     return script
+
+
+def is_late(event: Event) -> bool:
+    """Whether an answer comes later than it should."""
+    return event.kind == "answer" and event.gap > REPLY_GAP[1]
 
 
 def fresh_script(seed: str, voice: str | None = None) -> Script:

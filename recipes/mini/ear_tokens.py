@@ -24,12 +24,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aizuchi.data.codec import MimiCodec, encode
-from aizuchi.data.frames import FRAME_SAMPLES, MAIN_SPEAKER, SpokenWord, words_to_frames
+from aizuchi.data.frames import FRAME_SAMPLES, MAIN_SPEAKER, SpokenWord, frame_at, words_to_frames
 from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
+from recipes.mini.dialogues import REPLY_GAP, is_late
 from recipes.mini.ear import FRAMES
 from recipes.mini.ear_rows import WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
@@ -43,6 +44,8 @@ from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 RUNS = Path("runs/mini")
 ROWS = 60  # in a shard of listening, 20 minutes
 CONTEXT = 20  # frames of silence before what the assistant says
+HEARD_DELAY = 2  # frames, as `heard_text.delay` of configs/moshi.yaml
+LATE = 0.15  # of the answers
 TAIL = 6  # frames after it until its codes are those of silence
 
 
@@ -101,21 +104,26 @@ class Coder:
 
 def coded_dialogue(
     number: int, seed: int, means: tuple[Any, list[Path]], coder: Coder
-) -> tuple[Any, Any, Any, Any]:
-    """Dialogue `number` of `recipes.mini.mix`: codes of both sides (F, K), words (text, start, end) of both."""
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Dialogue `number` of `recipes.mini.mix`: codes of both sides (F, K), words (text, start, end, own) of both, and
+    where an answer is late: spans of frames (start, stop) in which silence is nothing to learn. Whether it is known
+    what the user says comes last.
+    """
     library, files = means
-    mixed = mixed_dialogue(number, seed, library, files)
+    mixed = mixed_dialogue(number, seed, library, files, late=LATE)
     rng = random.Random(f"coded/{seed}/{number}")
     lead = rng.randint(0, 19)  # frames of silence in front, so that conversations don't all begin at once
     frames = lead + -(-mixed.audio.shape[1] // FRAME_SAMPLES)
     wave = np.zeros((2, frames * FRAME_SAMPLES), np.float32)
     wave[:, lead * FRAME_SAMPLES :][:, : mixed.audio.shape[1]] = mixed.audio
-    spans = []
+    spans, late = [], []
     for event, (start, end) in zip(mixed.script.events, mixed.times):
         if event.side == "model":
             first = speak_assistant(event.text).words[0][1]
             at = round(on_grid(start - first) * RATE / FRAME_SAMPLES)
             spans.append((lead + at, lead + math.ceil(end * RATE / FRAME_SAMPLES)))
+            if is_late(event):
+                late.append((lead + frame_at(start - event.gap + REPLY_GAP[0]), lead + frame_at(start)))
     generator = np.random.default_rng([seed, number])
     power = mel_power(wave).numpy()
     heard = power[1]
@@ -128,7 +136,7 @@ def coded_dialogue(
     by = lead * FRAME_SAMPLES / RATE
     words = [(w.text, w.start + by, w.end + by, w.speaker == MAIN_SPEAKER) for w in mixed.words]
     known = mixed.script.voice != RECORDED
-    return coder.model(wave[0], sorted(spans)), coder.user(heard, noise), words, known
+    return coder.model(wave[0], sorted(spans)), coder.user(heard, noise), words, late, known
 
 
 @torch.no_grad()
@@ -163,11 +171,17 @@ def make(args: argparse.Namespace) -> int:
     files = recordings(Path(args.commands)) if args.commands else []
 
     def dialogue(number: int) -> DialogueTokens:
-        model, user, words, known = coded_dialogue(number, args.seed, (library, files), coder)
+        model, user, words, late, known = coded_dialogue(number, args.seed, (library, files), coder)
         said = [SpokenWord(text, start, end) for text, start, end, own in words if own]
         told = [(text, start, end) for text, start, end, own in words if not own] if known else None
         text = words_to_frames(said, len(model), tokenizer)
         marks = heard.on_frames(told, len(model))
+        for (
+            start,
+            stop,
+        ) in late:  # "not known" where nothing ends: padding is then no target `HEARD_DELAY` frames on
+            waiting = marks[start - HEARD_DELAY : stop - HEARD_DELAY]
+            waiting[waiting == 0] = -1
         return DialogueTokens(f"ear/{args.seed}/{number}", text, model, user[:, None], heard=marks)
 
     for part, count, size, one in (

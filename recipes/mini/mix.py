@@ -176,12 +176,17 @@ def _assemble(script: Script, clips: list[Spoken], times: list[tuple[float, floa
 
 
 def mixed_dialogue(
-    number: int, seed: int, library: ClipLibrary | None, files: list[Path], source: Source | None = None
+    number: int,
+    seed: int,
+    library: ClipLibrary | None,
+    files: list[Path],
+    source: Source | None = None,
+    late: float = 0.0,
 ) -> Mixed:
-    """Dialogue `number` of the endless list that a seed and a library define."""
+    """Dialogue `number` of the endless list that a seed and a library define; `late` as for `write_script`."""
     name = f"{seed}/{number}"
     source = source or draw_source(random.Random(f"user/{name}"), library, files)
-    return render(write_script(name, source), library)
+    return render(write_script(name, source, late=late), library)
 
 
 def mixed_listening(number: int, seed: int, library: ClipLibrary | None) -> Mixed:

@@ -5,10 +5,20 @@ import pytest
 
 from recipes.mini import dialogues
 from recipes.mini.answers import BACKCHANNEL, FALLBACKS, STILL_THERE
-from recipes.mini.dialogues import FreshSource, NoUtterance, Said, describe, fresh_script, write_script
+from recipes.mini.dialogues import (
+    LATE_GAP,
+    FreshSource,
+    NoUtterance,
+    Said,
+    describe,
+    fresh_script,
+    is_late,
+    write_script,
+)
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.utterances import Utterance
+from recipes.mini.voices import ASSISTANT
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +166,17 @@ def test_fresh_source_keeps_one_pace():
     source = FreshSource(random.Random(0), "kokoro:af_sky", 1.0)
     assert {source.say().speed for _ in range(5)} == {source.speed}
     assert all(said.utterance.kind == "story" for said in source.story())
+
+
+def test_some_answers_come_late_where_that_is_asked_for():
+    def answers(late):
+        scripts = [
+            write_script(f"late/{i}", FreshSource(random.Random(i), ASSISTANT, 0.9), late=late)
+            for i in range(60)
+        ]
+        return [e for s in scripts for e in s.events if e.kind == "answer"]
+
+    assert not any(map(is_late, answers(0.0)))
+    found = answers(0.2)
+    assert 0.1 < sum(map(is_late, found)) / len(found) < 0.3
+    assert all(e.gap <= LATE_GAP[1] for e in found)

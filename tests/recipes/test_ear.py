@@ -349,15 +349,23 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
         return codes
 
     monkeypatch.setattr(ear_tokens.Coder, "model", both)
+    monkeypatch.setattr(ear_tokens, "LATE", 0.5)
+    waits = 0
     for number in range(2):
-        own, user, words, known = ear_tokens.coded_dialogue(number, 5, (None, []), coder)
+        own, user, words, late, known = ear_tokens.coded_dialogue(number, 5, (None, []), coder)
         assert own.shape == user.shape and known
+        waits += len(late)
+        for start, stop in late:  # between the user's last word and the answer
+            before = [w for w in words if w[1] < stop * 0.08 - 0.01]
+            after = min(w[1] for w in words if w[3] and w[1] >= stop * 0.08 - 0.01)
+            assert not before[-1][3] and before[-1][2] < start * 0.08 < after < (stop + 1) * 0.08 + 0.01
         assert all(end <= len(own) * 0.08 + 0.1 for _, _, end, _ in words) and {w[3] for w in words} == {
             True,
             False,
         }
     # what came before the silence before it is forgotten; of so young a codec some codes hang on a hair
     assert all(share > 0.9 and count > 20 for share, count in compared), compared
+    assert waits
 
 
 def test_what_ships_hears_with_the_ear_whose_components_are_kept(tmp_path):
