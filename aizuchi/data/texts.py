@@ -54,6 +54,18 @@ def read_documents(paths: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
             raise AizuchiError(f"{path} is not UTF-8 text ({error})") from error
 
 
+def text_settings(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """What shards of text say that they were made with."""
+    return {
+        "content": "text",
+        "codec": None,
+        "codebooks": 0,
+        "codebook_size": 0,
+        "variants": 1,
+        "tokenizer": tokenizer.fingerprint(),
+    }
+
+
 def tokenize_texts(
     documents: Iterator[str],
     folder: str | os.PathLike[str],
@@ -76,14 +88,7 @@ def tokenize_texts(
         raise AizuchiError(f"{folder} holds token shards already: give another folder, or --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     remove_shards(folder)
-    settings: dict[str, Any] = {
-        "content": "text",
-        "codec": None,
-        "codebooks": 0,
-        "codebook_size": 0,
-        "variants": 1,
-        "tokenizer": tokenizer.fingerprint(),
-    }
+    settings = text_settings(tokenizer)
     write_index(folder, settings, [], complete=False)
     records: list[Record] = []
     waiting: list[DialogueTokens] = []

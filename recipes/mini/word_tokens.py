@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from aizuchi.data.frames import EPAD, PAD
 from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
+from aizuchi.data.texts import text_settings
 from aizuchi.data.tokenizer import TextTokenizer
 from recipes.mini.command import run_command
 from recipes.mini.dialogues import fresh_script
@@ -75,14 +76,7 @@ def stretches(
 def make(args: argparse.Namespace) -> int:
     tokenizer, heard = TextTokenizer(args.vocabulary), HeardWords(args.heard)
     first = first_heard(args.vocabulary)
-    settings = {
-        "content": "text",
-        "codec": None,
-        "codebooks": 0,
-        "codebook_size": 0,
-        "variants": 1,
-        "tokenizer": tokenizer.fingerprint(),
-    }
+    settings = text_settings(tokenizer)
     args.out.mkdir(parents=True, exist_ok=True)
     records = []
     for shard in tqdm(range(args.shards), unit="shard"):
