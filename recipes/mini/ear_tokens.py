@@ -34,7 +34,7 @@ from recipes.mini.dialogues import REPLY_GAP, is_late
 from recipes.mini.ear import FRAMES
 from recipes.mini.ear_rows import WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
-from recipes.mini.heard import HeardWords, listening_text
+from recipes.mini.heard import DELAY, HeardWords, listening_text
 from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
 from recipes.mini.sources import RECORDED, recordings
 from recipes.mini.spectrum import Components, log_frames, mel_power
@@ -44,7 +44,6 @@ from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 RUNS = Path("runs/mini")
 ROWS = 60  # in a shard of listening, 20 minutes
 CONTEXT = 20  # frames of silence before what the assistant says
-HEARD_DELAY = 2  # frames, as `heard_text.delay` of configs/moshi.yaml
 LATE = 0.15  # of the answers
 TAIL = 6  # frames after it until its codes are those of silence
 
@@ -179,8 +178,8 @@ def make(args: argparse.Namespace) -> int:
         for (
             start,
             stop,
-        ) in late:  # "not known" where nothing ends: padding is then no target `HEARD_DELAY` frames on
-            waiting = marks[start - HEARD_DELAY : stop - HEARD_DELAY]
+        ) in late:  # "not known" where nothing ends: padding is then no target `DELAY` frames on
+            waiting = marks[start - DELAY : stop - DELAY]
             waiting[waiting == 0] = -1
         return DialogueTokens(f"ear/{args.seed}/{number}", text, model, user[:, None], heard=marks)
 

@@ -17,7 +17,7 @@ from aizuchi.data.frames import PAD, frame_at
 OTHER = 1
 _FIRST = 2  # class of the first word of the list
 BEFORE = 6  # frames before a word's end in which he who says it is not through
-AFTER = 2  # frames after it in which nobody answers yet
+DELAY = 2  # frames after it that it is written, as `heard_text.delay` of configs/moshi.yaml
 UNKNOWN = -1  # text that is no target, and is not seen either
 
 
@@ -67,5 +67,5 @@ def listening_text(heard: np.ndarray) -> np.ndarray:
     """
     text = np.full(len(heard), UNKNOWN, np.int32)
     for end in np.flatnonzero(heard > 0):
-        text[max(0, end - BEFORE) : end + AFTER + 1] = PAD
+        text[max(0, end - BEFORE) : end + DELAY + 1] = PAD
     return text

@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 import torch
 
+from aizuchi.cli.reply import _heard
 from aizuchi.data.frames import EPAD, PAD, frames_to_words
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.engine import DuplexEngine
@@ -48,6 +49,8 @@ def test_no_text_has_these_ids_and_they_are_silent(folder):
     ids = [PAD, first + 3, *said, first + 1, PAD, first]
     assert after.decode(ids[1:]).split() == ["It's"]
     assert [word.text for word in frames_to_words(ids, after)] == ["It's"]
+    assert _heard(np.array([PAD, first + 3, *said, first, -1]), folder / "words.model") == "what ..."
+    assert _heard(np.array(said), folder / "words.model") == _heard(np.array(said), None) == ""
     with pytest.raises(AizuchiError, match="has no ids for the user's words"):
         first_heard(folder / "plain.model")
 
