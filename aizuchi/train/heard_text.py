@@ -65,7 +65,8 @@ class HeardTextConfig:
     None = they are the last ids of the run's tokenizer. delay: frames after a word's end that it is written. missed,
     mistaken: shares of these ids that the input has not, or another word's in their place; the model's own hearing is
     never all right. own: share of the steps in which the input has what the model itself writes there, which takes a
-    forward pass more.
+    forward pass more. clean: share of the rows of text alone (`text_only`) that have all words right; facts are learned
+    from these, a sum of which a number is missing teaches none.
     """
 
     first: int | None = None
@@ -73,6 +74,7 @@ class HeardTextConfig:
     missed: float = 0.1
     mistaken: float = 0.1
     own: float = 0.0
+    clean: float = 0.0
 
 
 class HeardText:
@@ -143,7 +145,9 @@ class HeardText:
         labels = inputs["text_labels"]
         others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)
         inputs["text_labels"] = labels.masked_fill(others, -100)
-        inputs["input_ids"] = self.misheard(inputs["input_ids"], rng)
+        ids = inputs["input_ids"]
+        clean = torch.from_numpy(rng.random(len(ids)) < self.given.clean).to(ids.device)
+        inputs["input_ids"] = torch.where(clean[:, None], ids, self.misheard(ids, rng))
 
     def answer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the answers of `answers_only` among what can be said: that there is no padding between the

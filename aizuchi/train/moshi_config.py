@@ -203,6 +203,7 @@ class MoshiTraining:
             text = self.heard_text
             check(text.delay >= 0, "heard_text.delay can't be negative")
             check(0 <= text.own <= 1, f"heard_text.own is a share between 0 and 1, not {text.own}")
+            check(0 <= text.clean <= 1, f"heard_text.clean is a share between 0 and 1, not {text.clean}")
             check(
                 text.missed >= 0 and text.mistaken >= 0 and text.missed + text.mistaken <= 1,
                 "heard_text.missed and heard_text.mistaken are shares, of 1 together at most",

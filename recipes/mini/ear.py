@@ -1,6 +1,6 @@
 """The ear of the small Mimi: `python -m recipes.mini.ear --help`.
 
-A codec's encoder transformer and semantic codebook, on spectra in place of the waveform, learn to tell words: a reader
+A codec's encoder transformer and semantic codebooks, on spectra in place of the waveform, learn to tell words: a reader
 behind the codes has to find the words in them, and is thrown away. One label of a phone a frame, which is what the
 kit's `semantic.teacher: labels` asks for, leaves out the others of 80 ms; words ask for all that tells them apart.
 On spectra this costs a fraction of what it does on waveforms; `recipes.mini.front` then puts convolutions before it.
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,8 @@ WORD_DELAY = 2  # frames after its end that a word is told
 PHONE_DELAY = 1
 ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
 NO_WORD = 0.15  # weight of frames in which no word ends
+DIRECT = 0.5  # weight of words told from codes alone, without a reader
+SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
 # Sizes of the codec; what `recipes.mini.front` makes of it has the same.
 CODEC: dict[str, Any] = dict(
     num_filters=16,
@@ -51,6 +55,7 @@ CODEC: dict[str, Any] = dict(
     codebook_dim=64,
     vector_quantization_hidden_dimension=64,
     num_quantizers=8,
+    num_semantic_quantizers=2,
     sliding_window=15,
     layer_scale_initial_scale=0.1,
 )
@@ -63,7 +68,7 @@ class Ear(nn.Module):
         words: how many classes of words there are.
     """
 
-    def __init__(self, words: int, config: Any = None, reader_layers: int = 4):
+    def __init__(self, words: int, config: Any = None, reader_layers: int = 2):
         super().__init__()
         from aizuchi.models.mimi import MimiConfig
         from aizuchi.models.mimi.quantization import MimiSplitResidualVectorQuantizer
@@ -83,6 +88,7 @@ class Ear(nn.Module):
         self.widen = nn.Linear(width, 256)
         self.reader = MimiTransformer(MimiConfig(**wide))
         self.words = nn.Linear(256, words)
+        self.direct = nn.Linear(width, words)
         self.phones = nn.Linear(width, CLASSES)
         self.keep = nn.Linear(width, width)
         with torch.no_grad():
@@ -102,24 +108,45 @@ class Ear(nn.Module):
         """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
         return self.words(self.reader(self.widen(semantic).transpose(1, 2)).transpose(1, 2))
 
-    def forward(self, components: Tensor, quantize: bool) -> dict[str, Tensor]:
-        """Logits of words and phones, spectra that latents still tell, and the quantizer's inputs and codes."""
+    def forward(self, components: Tensor, quantize: bool, deep: Tensor | None = None) -> dict[str, Any]:
+        """Logits of words and phones, spectra that latents still tell, and what the quantizer did.
+
+        Args:
+            components: (B, F, K). quantize: whether codes come in between. deep: (B,) rows that all semantic codebooks
+                tell, not the first alone; None for all.
+        Returns:
+            words, direct (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
+            and for each codebook its inputs (B, F, dim) and codes (B, F).
+        """
         latents = self.latents(components)
         branch = self.semantic
         projected = F.linear(latents, branch.input_proj.weight[..., 0])
-        passed, codes = projected, None
+        passed, inputs, codes = projected, [], []
         commitment = projected.new_zeros(())
         if quantize:
             with torch.autocast(projected.device.type, enabled=False):
-                exact = projected.float()
-                codes = branch.codebooks()[0].encode(exact.detach())
-                entry = branch.codebooks()[0].decode(codes).detach()
-                commitment = F.mse_loss(exact, entry)
-                passed = exact + (entry - exact).detach()
+                exact = residual = projected.float()
+                told = torch.zeros_like(exact)
+                for level, codebook in enumerate(branch.codebooks()):
+                    inputs.append(residual.detach())
+                    codes.append(codebook.encode(inputs[-1]))
+                    entry = codebook.decode(codes[-1]).detach()
+                    commitment = commitment + F.mse_loss(residual, entry)
+                    residual = residual - entry
+                    told = told + (entry if level == 0 or deep is None else entry * deep[:, None, None])
+                passed = exact + (told - exact).detach()
         semantic = F.linear(passed, branch.output_proj.weight[..., 0])
-        made = {"words": self.read(semantic), "phones": self.phones(semantic), "kept": self.keep(latents)}
-        made |= {"commitment": commitment, "inputs": projected.detach().float()}
-        return made if codes is None else made | {"codes": codes}
+        made = {
+            "words": self.read(semantic),
+            "direct": self.direct(semantic),
+            "phones": self.phones(semantic),
+        }
+        made |= {
+            "kept": self.keep(latents),
+            "commitment": commitment,
+            "projected": projected.detach().float(),
+        }
+        return made | {"inputs": inputs, "codes": codes}
 
 
 def load_ear(folder: Path) -> Ear:
@@ -131,10 +158,30 @@ def load_ear(folder: Path) -> Ear:
     if not path.exists():
         raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
     weights = torch.load(path, weights_only=True)
-    layers = {name.split(".")[2] for name in weights if name.startswith("reader.layers.")}
-    ear = Ear(len(weights["words.bias"]), reader_layers=len(layers))
+
+    def count(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
+
+    from aizuchi.models.mimi import MimiConfig
+
+    levels = count("quantizer.semantic_residual_vector_quantizer.layers.")
+    config = MimiConfig(**CODEC | {"num_semantic_quantizers": levels})
+    ear = Ear(len(weights["words.bias"]), config, reader_layers=count("reader.layers."))
     ear.load_state_dict(weights)
     return ear.eval()
+
+
+def begin_from(ear: Ear, folder: Path) -> int:
+    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these.
+
+    Raises AizuchiError if that one has not ended.
+    """
+    other = load_ear(folder)
+    own = ear.state_dict()
+    found = {name: w for name, w in other.state_dict().items() if name in own and own[name].shape == w.shape}
+    found = {name: w for name, w in found.items() if ".acoustic_" not in name}
+    ear.load_state_dict(own | found)
+    return min(len(ear.semantic.codebooks()), len(other.semantic.codebooks()))
 
 
 def word_loss(logits: Tensor, words: Tensor) -> Tensor:
@@ -168,15 +215,22 @@ def words_told(logits: Tensor, words: Tensor) -> tuple[int, int, int]:
 
 
 class EarStage(Stage):
-    """Trains an `Ear`. Codes come in at ``start``."""
+    """Trains an `Ear`. Codes come in at ``start``; the first ``carried`` semantic codebooks are another ear's."""
 
-    panels = [["loss"], ["words", "phones", "kept"], ["valid_told"]]
+    panels = [["loss"], ["words", "direct", "phones", "kept"], ["valid_told", "valid_direct"]]
 
     def __init__(
-        self, config: StageConfig, ear: Ear, rows: EarRows, valid: EarRows, components: Components, start: int
+        self,
+        config: StageConfig,
+        ear: Ear,
+        rows: EarRows,
+        valid: EarRows,
+        components: Components,
+        start: int,
+        carried: int = 0,
     ):
         super().__init__(config, ear, lambda step: rows.batch(step, config.batch_size))
-        self.valid, self.components, self.start = valid, components, start
+        self.valid, self.components, self.start, self.carried = valid, components, start, carried
         self.codebooks = CodebookTrainer(self.module.quantizer, decay=0.99, dead=0.05)
 
     def _components(self, batch: dict[str, Tensor]) -> Tensor:
@@ -185,27 +239,30 @@ class EarStage(Stage):
     @torch.no_grad()
     def _begin_codes(self) -> None:
         vectors = [
-            self.module(self._components(self.steps_data[self.step + i]), False)["inputs"].flatten(0, 1)
+            self.module(self._components(self.steps_data[self.step + i]), False)["projected"].flatten(0, 1)
             for i in range(4)
         ]
         generator = keyed_generator(self.config.seed, "kmeans")
         found = torch.cat(vectors)
-        found = found[torch.from_numpy(generator.permutation(len(found))[:12_000])]
-        codebook = self.module.semantic.codebooks()[0]
-        centres = kmeans(found, len(codebook.embed_sum), generator)
-        codebook.embed_sum.copy_(centres)
-        codebook.cluster_usage.fill_(1.0)
-        counts = torch.bincount(codebook.encode(found), minlength=len(centres)).clamp(min=0.5)
-        usage = counts / counts.sum() * self.config.batch_size * FRAMES
-        codebook.cluster_usage.copy_(usage)
-        codebook.embed_sum.copy_(centres * usage[:, None])
+        residual = found[torch.from_numpy(generator.permutation(len(found))[:12_000])]
+        for level, codebook in enumerate(self.module.semantic.codebooks()):
+            if level >= self.carried:
+                centres = kmeans(residual, len(codebook.embed_sum), generator)
+                codebook.embed_sum.copy_(centres)
+                codebook.cluster_usage.fill_(1.0)
+            entries = codebook.embed
+            codes = codebook.encode(residual)
+            counts = torch.bincount(codes, minlength=len(entries)).clamp(min=0.5)
+            usage = counts / counts.sum() * self.config.batch_size * FRAMES
+            codebook.cluster_usage.copy_(usage)
+            codebook.embed_sum.copy_(entries * usage[:, None])
+            residual = residual - entries[codes]
 
     @torch.no_grad()
-    def _move_codes(self, made: dict[str, Tensor]) -> int:
+    def _move_codes(self, made: dict[str, Any]) -> int:
         """Entries go to the mean of what they took; dead ones begin anew."""
-        only = Quantized(
-            made["inputs"], made["inputs"], made["commitment"], [made["inputs"]], [made["codes"]]
-        )
+        latents = made["inputs"][0]
+        only = Quantized(latents, latents, latents.new_zeros(()), made["inputs"], made["codes"])
         generator = keyed_generator(self.config.seed, "revive", self.step)
         return self.codebooks.update(only, generator)
 
@@ -219,44 +276,51 @@ class EarStage(Stage):
             int(keyed_generator(self.config.seed, "rough", self.step).integers(1 << 62))
         )
         rough = components + ROUGH * torch.randn(components.shape, generator=generator)
+        deep = torch.rand(len(rough), generator=generator) >= SHALLOW
         with self.accelerator.autocast():
-            made = self.model(rough, quantize)
+            made = self.model(rough, quantize, deep)
         words = word_loss(made["words"], batch["words"])
+        direct = word_loss(made["direct"], batch["words"])
         phones = phone_loss(made["phones"], batch["shares"])
         missed = (made["kept"].float() - components).square().mean(-1).mean(-1)  # (B,)
         weight = torch.where(batch["own"], 3.0, 0.3)
         kept = (missed * weight).sum() / len(weight)
         share = 0.3 if self.step < self.config.steps / 2 else 0.1
-        loss = words + share * phones + kept + 0.25 * made["commitment"]
+        loss = words + DIRECT * direct + share * phones + kept + 0.25 * made["commitment"]
         own = batch["own"] if batch["own"].any() else torch.ones_like(batch["own"])
         told = {
             "words": words,
+            "direct": direct,
             "phones": phones,
             "kept": missed[own].mean(),
             "commitment": made["commitment"],
         }
         values = {name: float(value.detach()) for name, value in told.items()}
         if quantize:
-            values["revived"] = float(self._move_codes({k: v.detach() for k, v in made.items()}))
+            values["revived"] = float(self._move_codes(made))
         return loss, values, float(components.shape[0] * components.shape[1])
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Words told of clips that were left out, told where there is none, and entries used."""
-        self.averages.eval()
-        said = right = wrong = 0
-        used = torch.zeros(len(self.averages.semantic.codebooks()[0].embed_sum), dtype=torch.bool)
+        """Words told of clips that were left out, by the reader and without it; told where there is none; entries used
+        of the codebook that uses the least.
+        """
+        told = {"words": np.zeros(3), "direct": np.zeros(3)}
+        codebooks = self.averages.semantic.codebooks()
+        used = torch.zeros(len(codebooks), len(codebooks[0].embed_sum), dtype=torch.bool)
         for i in range(3):
             batch = self.valid.batch(i, 8)
             made = self.averages(self._components(batch), self.step > self.start)
-            a, b, c = words_told(made["words"], batch["words"])
-            said, right, wrong = said + a, right + b, wrong + c
-            if "codes" in made:
-                used[made["codes"].flatten()] = True
+            for name, counts in told.items():
+                counts += words_told(made[name], batch["words"])
+            for row, codes in zip(used, made["codes"]):
+                row[codes.flatten()] = True
+        said = max(told["words"][0], 1)
         return {
-            "told": right / max(said, 1),
-            "false": wrong / max(said, 1),
-            "usage": float(used.float().mean()),
+            "told": told["words"][1] / said,
+            "direct": told["direct"][1] / said,
+            "false": told["words"][2] / said,
+            "usage": float(used.float().mean(1).min()),
         }
 
 
@@ -291,9 +355,14 @@ def train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )  # fmt: skip
     path = args.out / "components.safetensors"
+    if not path.exists() and args.begin is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(args.begin / path.name, path)
     if not path.exists():
         fit_components(rows, CODEC["hidden_size"]).save(path)
-    stage = EarStage(config, Ear(len(heard)), rows, valid, Components.load(path), args.start)
+    ear = Ear(len(heard), reader_layers=args.reader_layers)
+    carried = 0 if args.begin is None else begin_from(ear, args.begin)
+    stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried)
     print(stage.run())
     return 0
 
@@ -301,7 +370,7 @@ def train(args: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.mini.ear",
-        description="Teach the codec's encoder and first codebook to tell words.",
+        description="Teach the codec's encoder and semantic codebooks to tell words.",
     )
     parser.add_argument("--out", type=Path, default=RUNS / "ear", help="folder (default %(default)s)")
     parser.add_argument(
@@ -313,6 +382,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lines", type=int, default=1500, help="lines of the assistant (default %(default)s)"
     )
+    parser.add_argument("--begin", type=Path, help="an ear's folder to begin with (then --start may be 0)")
+    parser.add_argument("--reader-layers", type=int, default=2, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=5000, help="default %(default)s")
     parser.add_argument(
         "--start", type=int, default=800, help="step at which codes come in (default %(default)s)"

@@ -158,7 +158,7 @@ class EarRows:
                 canvas.at += rng.randint(5, 40) if rng.random() < 0.7 else rng.randint(40, 250)
         row = canvas.row(own=False)
         if not self.validation:
-            row.power = disturbed(warped(row.power, warp), rng, generator)
+            row.power = masked(disturbed(warped(row.power, warp), rng, generator), rng)
         return row
 
     def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
@@ -276,6 +276,22 @@ def disturbed(power: np.ndarray, rng: random.Random, generator: np.random.Genera
             noise *= 10 ** (swell[:, None] / 10)
         power = power + noise.astype(np.float32)
     return np.minimum(power * np.float32(10 ** (gain / 10)), 30.0)
+
+
+def masked(power: np.ndarray, rng: random.Random) -> np.ndarray:
+    """Spectra (T, BANDS) of which some bands and moments are 30 dB lower: no sound may rest on one cue
+    (arXiv 1904.08779), and few clips say the same.
+    """
+    power = power.copy()
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        width = rng.randint(1, 6)
+        first = rng.randint(0, BANDS - width)
+        power[:, first : first + width] *= 1e-3
+    if rng.random() < 0.5:
+        for second in range(len(power) // 100):
+            at, length = second * 100 + rng.randint(0, 92), rng.randint(0, 8)
+            power[at : at + length] *= 1e-3
+    return power
 
 
 def ends_in(words: list[int], runs: set[tuple[int, ...]], last: int) -> bool:

@@ -77,12 +77,13 @@ class Coder:
 
     @torch.no_grad()
     def user(self, power: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Power in bands (F * STEPS, BANDS) -> codes (F, K), of which only the first one tells anything."""
+        """Power in bands (F * STEPS, BANDS) -> codes (F, K), of which only the semantic ones tell anything."""
         given = self.components.forward(log_frames(torch.from_numpy(power)))
         given = given + self.error * torch.randn(given.shape, generator=generator)
         latents = self.transformer(given.T[None])  # (1, K, F)
         codes = np.zeros((len(given), self.silence.shape[1]), self.silence.dtype)
-        codes[:, 0] = self.semantic.encode(latents, 1)[0][0].numpy()
+        levels = self.semantic.encode(latents, len(self.semantic.layers))
+        codes[:, : len(levels)] = torch.stack(levels, -1)[0].numpy()
         return codes
 
     def model(self, wave: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

@@ -104,12 +104,16 @@ class FrontStage(Stage):
         return {"missed": sums[0] / sums[1]}
 
 
-def make_codec(start: Path | None) -> Any:
-    """A fresh codec of the recipe's size, with what fits of another's convolutions and decoder."""
+def make_codec(start: Path | None, semantic: int = CODEC["num_semantic_quantizers"]) -> Any:
+    """A fresh codec of the recipe's size, with what fits of another's convolutions and decoder.
+
+    Args:
+        semantic: codebooks of the semantic branch.
+    """
     from aizuchi.models.mimi import MimiConfig, MimiModel
     from aizuchi.train.mimi_start import scale_to_speech
 
-    codec = MimiModel(MimiConfig(**CODEC))
+    codec = MimiModel(MimiConfig(**CODEC | {"num_semantic_quantizers": semantic}))
     scale_to_speech(codec)
     if start is not None:
         other = MimiModel.from_pretrained(start).state_dict()
@@ -139,7 +143,7 @@ def train(args: argparse.Namespace) -> int:
 def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.random.Generator) -> None:
     """Set what the quantizer gives back, and its acoustic codebooks, to tell spectra (N, K) of latents (N, K) best.
 
-    The semantic codes stay as they are; each gives the mean of the spectra that it stood for. The acoustic codebooks
+    The semantic codes stay as they are; their entries give what they tell of the spectra. The acoustic codebooks
     quantize the rest in the directions in which latents tell most of it (reduced-rank regression), by k-means one
     after the other.
     """
@@ -150,8 +154,10 @@ def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.
         quantizer.semantic_residual_vector_quantizer,
         quantizer.acoustic_residual_vector_quantizer,
     )
-    book = semantic.codebooks()[0]
-    entries = book.decode(book.encode(semantic._project(latents.T[None])[0]))  # (N, dim)
+    rest = projected = semantic._project(latents.T[None])[0]
+    for codebook in semantic.codebooks():
+        rest = rest - codebook.decode(codebook.encode(rest))
+    entries = projected - rest  # (N, dim)
     # entries -> spectrum, linear: the codebook brings the mean with it
     gram = entries.double().T @ entries.double() + 1e-3 * len(entries) * torch.eye(entries.shape[1])
     semantic.output_proj.weight.copy_(
@@ -174,7 +180,7 @@ def assemble(args: argparse.Namespace) -> int:
     from recipes.mini.package import round_to_bfloat16
 
     ear = load_ear(args.ear)
-    codec = make_codec(args.start).eval()
+    codec = make_codec(args.start, len(ear.semantic.codebooks())).eval()
     codec.encoder.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
     codec.quantizer.load_state_dict(ear.quantizer.state_dict())

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
 from aizuchi.train.tokens import ShardSource
@@ -78,6 +78,17 @@ def fitted(tables: list[Tensor], old: np.ndarray, new: np.ndarray, size: int) ->
 
 
 @torch.no_grad()
+def hear_more(model: Any, count: int) -> None:
+    """Give a model embeddings of so many of the user's codebooks, in place: new ones are zero, one frame late."""
+    config = model.config
+    for k in range(config.num_user_codebooks, count):
+        table = nn.Embedding.from_pretrained(torch.zeros_like(model.embed_tokens[0].weight), freeze=False)
+        model.embed_tokens.append(table)
+        config.delays = [*config.delays, 1 if k else 0]
+        config.num_input_codebooks += 1
+
+
+@torch.no_grad()
 def recode(model: Any, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Change a model's embeddings and heads of codes, in place.
 
@@ -99,7 +110,7 @@ def recode(model: Any, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     rows += fitted([t.weight for t in tables[1:own]], old[:, 1:], new[:, 1:], size)
     for table, made in zip(tables, rows):
         table.weight[:size] = made
-    heard_old, heard_new = pairs["user"]
+    heard_old, heard_new = (side[:, : len(tables) - own] for side in pairs["user"])
     for k in range(heard_old.shape[1]):
         table = tables[own + k]
         table.weight[:size] = carried(table.weight, heard_old[:, k], heard_new[:, k], size)
@@ -119,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     recode(model, paired_codes(args.old, args.new, args.frames))
+    hear_more(model, args.user_codebooks)
     codec = MimiModel.from_pretrained(args.codec)
     model.audio_encoder = codec
     model.config.audio_encoder_config = codec.config
@@ -137,6 +149,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--codec", type=Path, required=True, help="the new codec")
     parser.add_argument("--old", type=Path, required=True, help="tokens by the model's codec")
     parser.add_argument("--new", type=Path, required=True, help="tokens of the same sound by the new one")
+    parser.add_argument(
+        "--user-codebooks", type=int, default=0, help="hear at least so many of the user's codebooks"
+    )
     parser.add_argument("--frames", type=int, default=400_000, help="to compare (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model to train on from")
     parser.set_defaults(run=run)

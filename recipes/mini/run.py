@@ -90,7 +90,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         Stage("words", "dialogues as words alone, token shards", [*words, "--shards", "20"], [*words, "--shards", "1"]),
         Stage("sound", "dialogues, mixed and augmented", [*sound, "--shards", "12", "--listen", "2"],
               [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
-        Stage("ear", "words from spectra: the codec's encoder and first codebook", ear,
+        Stage("ear", "words from spectra: the codec's encoder and semantic codebooks", ear,
               [*ear, "--steps", "12", "--start", "6", "--batch-size", "3", "--lines", "20"]),
         Stage("front", "spectra from sound: the convolutions before it", front, [*front, "--steps", "20"]),
         Stage("codec", "the small Mimi of both, in bfloat16", codec, [*codec, "--batches", "12"]),

@@ -12,7 +12,7 @@ from recipes.mini import ear, ear_rows, front
 from recipes.mini.clips import ClipLibrary, Shard, write_shard
 from recipes.mini.ear_rows import EarRows, disturbed, ends_in, warped
 from recipes.mini.heard import HeardWords, listening_text
-from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, band_centres, mel_power
+from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, band_centres, log_frames, mel_power
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE, Spoken
 from recipes.mini.utterances import Utterance
@@ -124,6 +124,16 @@ def test_disturbed_spectra_are_finite_and_differ():
     assert len({float(m.sum()) for m in made}) > 15 and np.all(power == np.float32(1e-3))
 
 
+def test_masks_are_few_and_short():
+    power = np.ones((600, BANDS), np.float32)
+    for seed in range(20):
+        hidden = ear_rows.masked(power, random.Random(seed)) < 1
+        bands, moments = hidden.all(0).sum(), hidden.all(1).sum()
+        assert bands <= 12 and moments <= 48
+        assert (hidden == (hidden.all(0) | hidden.all(1)[:, None])).all()
+    assert (power == 1).all()
+
+
 def test_a_warp_moves_what_stands_at_a_frequency():
     def pitch(wave):
         return band_centres()[int(mel_power(wave)[3:].mean(0).argmax())]
@@ -209,21 +219,46 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path):
     assert "commitment" in log and run.step == 6
 
 
+def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, small, tmp_path):
+    from aizuchi.models.mimi import MimiConfig
+
+    _, folder, _ = small
+    torch.manual_seed(7)
+    config = MimiConfig(**ear.CODEC | {"num_semantic_quantizers": 1})
+    other = ear.Ear(len(heard), config, reader_layers=3)
+    (tmp_path / "other/model").mkdir(parents=True)
+    torch.save(other.state_dict(), tmp_path / "other/model/weights.pt")
+    components = Components.load(folder / "components.safetensors")
+    given = components.forward(log_frames(torch.rand(1, 8 * STEPS, BANDS)))
+    made = ear.Ear(len(heard), reader_layers=1)
+    assert ear.begin_from(made, tmp_path / "other") == 1
+    valid = EarRows(library, [], heard, FRAMES, validation=True)
+    run_config = StageConfig(str(tmp_path / "run"), 2, 2, precision="fp32", eval_every=0)
+    run = ear.EarStage(run_config, made, rows, valid, components, start=0, carried=1)
+    run._begin_codes()
+    with torch.no_grad():
+        first, second = made.eval()(given, True)["codes"]
+        assert torch.equal(first, other.eval()(given, True)["codes"][0])
+        shallow, deep = (made(given, True, torch.tensor([x]))["words"] for x in (False, True))
+    assert len(made.semantic.codebooks()) == 2 and not torch.equal(shallow, deep)
+    assert run.measure(rows.batch(0, 2))[1]["revived"] >= 0
+
+
 def test_acoustic_codebooks_tell_the_spectrum_and_leave_the_semantic_codes():
     generator = torch.Generator().manual_seed(0)
     codec = front.make_codec(None)
     latents = torch.randn(3000, 24, generator=generator) @ torch.randn(24, 192, generator=generator)
     spectrum = latents @ torch.randn(192, 192, generator=generator) / 14
     spectrum = spectrum / spectrum.std()
-    before = codec.quantizer.semantic_residual_vector_quantizer.encode(latents.T[None], 1)[0]
+    before = torch.stack(codec.quantizer.semantic_residual_vector_quantizer.encode(latents.T[None], 2), 1)
     front.begin_acoustic(codec, latents, spectrum, np.random.default_rng(0))
     codes = codec.quantizer.encode(latents.T[None])
-    assert torch.equal(codes[:, 0], before)
+    assert torch.equal(codes[:, :2], before)
     missed = [
         float((codec.quantizer.decode(codes[:, :count])[0].T - spectrum).square().mean())
-        for count in (1, 2, 4, 8)
+        for count in (2, 3, 4, 8)
     ]
-    assert missed == sorted(missed, reverse=True) and missed[-1] < 0.25 * missed[0]
+    assert missed == sorted(missed, reverse=True) and missed[-1] < 0.4 * missed[0]
 
 
 def test_a_codec_begins_with_what_fits_of_another(tmp_path):
@@ -280,10 +315,10 @@ def test_a_codec_hears_with_the_ear(small, made):
         own.encoder_transformer.load_state_dict(codec.encoder_transformer.state_dict())  # rounded
         projection = codec.quantizer.semantic_residual_vector_quantizer.input_proj
         own.semantic.input_proj.load_state_dict(projection.state_dict())
-        given = own(codec.encoder(wave).transpose(1, 2), True)["codes"]
-    assert codes.shape == (1, 8, 20) and float((codes[:, 0] == given).float().mean()) > 0.99
+        given = torch.stack(own(codec.encoder(wave).transpose(1, 2), True)["codes"], 1)
+    assert codes.shape == (1, 8, 20) and float((codes[:, :2] == given).float().mean()) > 0.99
     assert all(
-        len(row.unique()) > 5 for row in codes[0, 1:4]
+        len(row.unique()) > 5 for row in codes[0, 2:5]
     )  # so little sound leaves nothing to the last ones
 
 
@@ -315,7 +350,7 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
     piece = source.read(0, 0, ear.FRAMES)
     assert (piece.heard > 1).sum() > 5 and len(set(piece.user[0])) > 3
     np.testing.assert_array_equal(piece.text, listening_text(piece.heard))
-    assert not piece.user[1:].any()
+    assert len(set(piece.user[1])) > 3 and not piece.user[2:].any()
     codec = MimiModel.from_pretrained(root / "codec").eval()
     silence = codec.encode(torch.zeros(1, 1, 1920 * ear.FRAMES), return_dict=True).audio_codes[0].numpy()
     assert np.mean(piece.model == silence) > 0.99  # it says nothing
@@ -378,7 +413,8 @@ def test_what_ships_hears_with_the_ear_whose_components_are_kept(tmp_path):
 
     codec, whole = load_codec(out), load_codec(ROOT / "aizuchi/pretrained/mini")
     assert codec.fingerprint() == whole.fingerprint()  # rounded before: the same codes
-    assert all(getattr(codec.model.config, name) == value for name, value in ear.CODEC.items())
+    sizes = ear.CODEC | {"num_semantic_quantizers": 1}  # it is of an earlier ear
+    assert all(getattr(codec.model.config, name) == value for name, value in sizes.items())
     rng = np.random.default_rng(0)
     wave = 0.05 * np.sin(2 * np.pi * 200 * np.arange(1920 * 25) / RATE)
     wave = torch.from_numpy((wave + 0.01 * rng.standard_normal(len(wave))).astype(np.float32))

@@ -50,6 +50,33 @@ def test_codes_by_other_numbers_change_nothing(model, monkeypatch):
     )  # the old numbers mean something else now
 
 
+def test_a_model_that_hears_more_says_the_same_at_first(tmp_path):
+    torch.manual_seed(0)
+    model = make_model(config_of(tmp_path, model={"num_input_codebooks": CODEBOOKS + 1})).eval()
+    generator = np.random.default_rng(2)
+    codes = {side: generator.integers(0, SIZE, (FRAMES, CODEBOOKS)) for side in ("model", "user")}
+    recode.recode(model, {side: (c, c) for side, c in codes.items()})  # it hears one of four
+    own, user = (torch.from_numpy(codes[side][:12].T)[None] for side in ("model", "user"))
+    text = torch.randint(4, 40, (1, 12), generator=torch.Generator().manual_seed(0))
+
+    def run():
+        user_codes = user[:, : model.config.num_user_codebooks]
+        with torch.no_grad():
+            return model(
+                **model.prepare_training_inputs(
+                    text_ids=text, moshi_audio_codes=own, user_audio_codes=user_codes
+                )
+            )
+
+    before = run()
+    recode.hear_more(model, 2)
+    assert model.config.num_user_codebooks == 2 and model.config.delays[-1] == 1
+    assert len(model.embed_tokens) == CODEBOOKS + 2 == model.config.num_input_codebooks
+    torch.testing.assert_close(run().text_loss, before.text_loss, rtol=1e-4, atol=1e-5)
+    model.embed_tokens[-1].weight.data.normal_()
+    assert abs(run().text_loss - before.text_loss) > 1e-3
+
+
 def test_a_code_that_never_came_begins_as_the_mean(model):
     old = np.random.default_rng(0).integers(0, SIZE, 5000)
     new = np.where(old == 7, 8, old)  # 7 never comes again

@@ -93,6 +93,16 @@ def test_the_input_misses_and_mistakes_the_shares_that_it_is_told_to():
     assert torch.equal(words.misheard(none, np.random.default_rng(0)), none)
 
 
+def test_of_text_alone_a_share_of_the_rows_has_all_words_right():
+    words = words_of(500, missed=0.5, mistaken=0.5, clean=0.4)
+    ids = torch.randint(FIRST, FIRST + 499, (400, 20), generator=torch.Generator().manual_seed(0))
+    inputs = {"text_labels": ids.clone(), "input_ids": ids}
+    words.answers_only(inputs, np.random.default_rng(0))
+    right = (inputs["input_ids"] == ids).all(1)
+    assert right.double().mean().item() == pytest.approx(0.4, abs=0.07)
+    assert (inputs["input_ids"] == ids)[~right].double().mean() < 0.1
+
+
 def test_a_run_learns_to_write_what_it_hears(tmp_path):
     changes = dict(steps=200, eval_every=200, batch_size=8, data=dict(user_codebooks=1))
     run_of(tmp_path, 200, **changes).run()
