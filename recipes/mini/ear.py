@@ -39,6 +39,7 @@ PHONE_DELAY = 1
 ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
 NO_WORD = 0.15  # weight of frames in which no word ends
 DIRECT = 0.5  # weight of words told from codes alone, without a reader
+KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
 # Sizes of the codec; what `recipes.mini.front` makes of it has the same.
 CODEC: dict[str, Any] = dict(
@@ -283,7 +284,7 @@ class EarStage(Stage):
         direct = word_loss(made["direct"], batch["words"])
         phones = phone_loss(made["phones"], batch["shares"])
         missed = (made["kept"].float() - components).square().mean(-1).mean(-1)  # (B,)
-        weight = torch.where(batch["own"], 3.0, 0.3)
+        weight = torch.where(batch["own"], *KEEP)
         kept = (missed * weight).sum() / len(weight)
         share = 0.3 if self.step < self.config.steps / 2 else 0.1
         loss = words + DIRECT * direct + share * phones + kept + 0.25 * made["commitment"]

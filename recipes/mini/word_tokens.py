@@ -29,33 +29,34 @@ from recipes.mini.script import Script
 RUNS = Path("runs/mini")
 DIALOGUES = 2000  # in a shard
 STRETCH = 4096  # ids, of many dialogues
-SLOW = 0.3  # share of the dialogues in which time passes between words
+# most frames between words, drawn for each dialogue: dense ones teach more, nobody speaks so
+PACES = (0, 0, 2, 6)
 
 
 def dialogue_ids(
     script: Script, rng: random.Random, heard: HeardWords, first: int, tokenizer: TextTokenizer
 ) -> list[int]:
-    """A script as ids, word by word, mostly without the time between; lines that answer a silence are left out."""
+    """A script as ids, word by word, often without the time between; lines that answer a silence are left out."""
     ids: list[int] = [PAD] * rng.randint(0, 3)
-    slow = rng.random() < SLOW
+    pace = rng.choice(PACES)
 
-    def wait(longest: int) -> None:
-        ids.extend([PAD] * (rng.randint(0, longest) if slow else 0))
+    def wait() -> None:
+        ids.extend([PAD] * rng.randint(0, pace))
 
     for event in script.events:
         words = event.text.split()
         if event.side == "user" and words and event.kind != "backchannel":
             for word in words:
-                wait(2)
+                wait()
                 if plain(word):
                     ids.append(first - 1 + heard.class_of(word))
-            wait(2)
+            wait()
         elif event.side == "model" and event.kind == "answer":
             if event.cut_by is not None:
                 words = words[: rng.randint(1, max(1, len(words) - 1))]
             ids.append(EPAD)
             for word in words:
-                if slow and rng.random() < 0.5:
+                if pace and rng.random() < 0.5:
                     ids += [PAD, EPAD] if ids[-1] != EPAD else []
                 ids += tokenizer.encode(word)
             ids += [PAD] * rng.randint(0, 3)
