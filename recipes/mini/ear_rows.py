@@ -31,6 +31,7 @@ from recipes.mini.voices import ASSISTANT, HIBARI_FACTORS, OTHER_FACTORS, check_
 PACE = RATE / HOP  # spectra a second
 TEMPOS = (0.8, 1.25)  # of rows: speed of speech at the same pitch
 WARPS = (0.87, 1.15)  # of rows: a shorter or longer throat
+WARPED = 0.6  # share of rows that have one
 SHARES = {"spliced": 55, "whole": 35, "assistant": 10}
 UNKNOWN = -1
 
@@ -126,7 +127,7 @@ class EarRows:
         tempo = warp = 1.0
         if not self.validation and kind != "assistant":
             tempo = rng.uniform(*TEMPOS) if rng.random() < 0.5 else 1.0
-            warp = rng.uniform(*WARPS) if rng.random() < 0.6 else 1.0
+            warp = rng.uniform(*WARPS) if rng.random() < WARPED else 1.0
         canvas = _Canvas(self.frames, tempo)
         if kind == "assistant":
             while canvas.at < canvas.length:

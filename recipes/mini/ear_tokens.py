@@ -32,7 +32,7 @@ from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.dialogues import REPLY_GAP, is_late
 from recipes.mini.ear import FRAMES
-from recipes.mini.ear_rows import WARPS, EarRows, disturbed, warped
+from recipes.mini.ear_rows import WARPED, WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import DELAY, HeardWords, listening_text
 from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
@@ -129,7 +129,7 @@ def coded_dialogue(
     heard = power[1]
     if rng.random() < 0.4:  # an echo of the assistant
         heard = heard + np.float32(10 ** rng.uniform(-4, -2)) * np.roll(power[0], rng.randint(1, 20), 0)
-    if rng.random() < 0.6:
+    if rng.random() < WARPED:
         heard = warped(heard, rng.uniform(*WARPS))
     heard = disturbed(heard, rng, generator)
     noise = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
