@@ -112,6 +112,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
             0.0 if config.text_only is None else config.text_only.share,
             config.user_mask,
             config.user_warp,
+            0.0 if config.text_only is None else config.text_only.foreign,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0
@@ -232,7 +233,10 @@ class MoshiTrainer(MoshiState, TrainingRun):
         if batch.text_alone:
             codes = torch.full((config.num_codebooks,), -1) if self.heard_text is None else self.silence
             quiet = codes[None, :, None].expand(len(batch.text), -1, batch.text.shape[1])
-            batch = Batch(batch.text, quiet, quiet, batch.lengths)
+            sides = quiet.expand(2, -1, -1, -1)  # the model's and the user's
+            if batch.foreign is not None:
+                sides = torch.where(batch.foreign < 0, sides, batch.foreign)
+            batch = Batch(batch.text, sides[0], sides[1], batch.lengths)
             inputs = self.inputs(batch)
             inputs["audio_labels"] = None
             if self.heard_text is not None:

@@ -57,13 +57,16 @@ class TextOnlyConfig:
     pre-training, a tenth of those of post-training). They have an optimizer state of their own.
 
     train: token shards of text (`aizuchi data text`), ``path[:weight],path2[:weight2]``. share: of the steps.
-    frames: tokens of a row. learning_rate: None = that of the temporal model.
+    frames: tokens of a row. learning_rate: None = that of the temporal model. foreign: share of the rows in which the
+    model meanwhile hears and speaks what is said in other dialogues: for `heard_text`, whose words are then all that
+    tells what to answer. Other rows are silent.
     """
 
     train: str = ""
     share: float = 0.5
     frames: int = 1024
     learning_rate: float | None = None
+    foreign: float = 0.0
 
 
 @dataclass
@@ -214,6 +217,8 @@ class MoshiTraining:
             share = self.text_only.share
             check(0 < share < 1, f"text_only.share must lie between 0 and 1, not {share}")
             check(self.text_only.frames >= 2, "text_only.frames must be at least 2")
+            foreign = self.text_only.foreign
+            check(0 <= foreign <= 1, f"text_only.foreign is a share between 0 and 1, not {foreign}")
             check(self.task == "dialogue", "text_only is for task: dialogue")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 

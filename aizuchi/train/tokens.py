@@ -177,7 +177,8 @@ def _block_order(
 class Batch:
     """Rows padded together: text (B, T), codes (B, K, T), lengths (B,), heard (B, T); padding is -1.
 
-    K is 0 for text alone.
+    K is 0 for text alone; ``foreign`` (2, B, K, T) is then what both sides of other dialogues sound like, -1 where
+    there is silence.
     """
 
     text: Tensor
@@ -185,6 +186,7 @@ class Batch:
     user: Tensor
     lengths: Tensor
     heard: Tensor | None = None
+    foreign: Tensor | None = None
 
     @property
     def text_alone(self) -> bool:
@@ -220,7 +222,7 @@ class StepBatches(torch.utils.data.Dataset):
     micro-batch, and so is what is masked in them: the text of a share ``text_mask`` of the rows, the user's codes
     of a share ``user_mask`` of the frames; at a share ``user_warp`` of them the user halts or skips a frame. With
     ``texts``, a share of the steps, evenly spread, has rows of text alone, whose batches have no codebooks; either
-    kind of step has positions of its own.
+    kind of step has positions of its own. A share ``foreign`` of these rows has the sound of other dialogues.
     """
 
     def __init__(
@@ -236,6 +238,7 @@ class StepBatches(torch.utils.data.Dataset):
         share: float = 0.0,
         user_mask: float = 0.0,
         user_warp: float = 0.0,
+        foreign: float = 0.0,
     ):
         if batch_size % (micro * world):
             raise AizuchiError(
@@ -247,6 +250,7 @@ class StepBatches(torch.utils.data.Dataset):
         self.user_mask, self.user_warp = user_mask, user_warp
         self.rank, self.rows = rank, batch_size // world
         self.texts, self.share = texts, share if texts is not None else 0.0
+        self.foreign = foreign
 
     def texts_before(self, step: int) -> int:
         """How many steps of text come before a step (counted from 0)."""
@@ -261,10 +265,27 @@ class StepBatches(torch.utils.data.Dataset):
         turn = before if of_text else step - before
         first = turn * self.batch_size + self.rank * self.rows
         draw, codebooks = (self.texts.draw, 0) if of_text and self.texts else (self._row, self.codebooks)
-        return [
-            collate([draw(p) for p in range(start, start + self.micro)], codebooks)
-            for start in range(first, first + self.rows, self.micro)
-        ]
+        batches = []
+        for start in range(first, first + self.rows, self.micro):
+            positions = range(start, start + self.micro)
+            batches.append(collate([draw(p) for p in positions], codebooks))
+            if of_text and self.foreign:
+                sounds = [self._foreign(p, batches[-1].text.shape[1]) for p in positions]
+                batches[-1].foreign = torch.from_numpy(np.stack(sounds, 1))
+        return batches
+
+    def _foreign(self, position: int, frames: int) -> np.ndarray:
+        """(2, K, frames) codes of the model and of the user of dialogues that have nothing to do with a text."""
+        codes = np.full((2, self.codebooks, frames), -1)
+        rng = keyed_generator(self.pieces.seed, "foreign", position)
+        at = 0 if rng.random() < self.foreign else frames
+        while at < frames:
+            row = self.pieces.draw(int(rng.integers(1 << 30)))
+            for side, given in zip(codes, (row.model, row.user)):
+                part = given[: self.codebooks, : frames - at]
+                side[:, at : at + part.shape[1]] = part
+            at += len(row.text)
+        return codes
 
     def _row(self, position: int) -> TokenDialogue:
         row = self.pieces.draw(position)

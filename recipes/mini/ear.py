@@ -40,6 +40,7 @@ ROUGH = 0.45  # noise on the components in training: about what the convolutions
 NO_WORD = 0.15  # weight of frames in which no word ends
 DIRECT = 0.5  # weight of words told from codes alone, without a reader
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
+SEMANTIC = "quantizer.semantic_residual_vector_quantizer.layers."
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
 # Sizes of the codec; what `recipes.mini.front` makes of it has the same.
 CODEC: dict[str, Any] = dict(
@@ -150,24 +151,27 @@ class Ear(nn.Module):
         return made | {"inputs": inputs, "codes": codes}
 
 
+def _weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "model/weights.pt"
+    if not path.exists():
+        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
+    return torch.load(path, weights_only=True)
+
+
+def _count(weights: dict[str, Tensor], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
+
+
 def load_ear(folder: Path) -> Ear:
     """The ear that a run in a folder made, in evaluation mode.
 
     Raises AizuchiError if it has not ended.
     """
-    path = folder / "model/weights.pt"
-    if not path.exists():
-        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
-    weights = torch.load(path, weights_only=True)
-
-    def count(prefix: str) -> int:
-        return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
-
     from aizuchi.models.mimi import MimiConfig
 
-    levels = count("quantizer.semantic_residual_vector_quantizer.layers.")
-    config = MimiConfig(**CODEC | {"num_semantic_quantizers": levels})
-    ear = Ear(len(weights["words.bias"]), config, reader_layers=count("reader.layers."))
+    weights = _weights(folder)
+    config = MimiConfig(**CODEC | {"num_semantic_quantizers": _count(weights, SEMANTIC)})
+    ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
     ear.load_state_dict(weights)
     return ear.eval()
 
@@ -177,12 +181,11 @@ def begin_from(ear: Ear, folder: Path) -> int:
 
     Raises AizuchiError if that one has not ended.
     """
-    other = load_ear(folder)
-    own = ear.state_dict()
-    found = {name: w for name, w in other.state_dict().items() if name in own and own[name].shape == w.shape}
-    found = {name: w for name, w in found.items() if ".acoustic_" not in name}
-    ear.load_state_dict(own | found)
-    return min(len(ear.semantic.codebooks()), len(other.semantic.codebooks()))
+    other, own = _weights(folder), ear.state_dict()
+    fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
+    fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
+    ear.load_state_dict(own | fits)
+    return min(len(ear.semantic.codebooks()), _count(other, SEMANTIC))
 
 
 def word_loss(logits: Tensor, words: Tensor) -> Tensor:

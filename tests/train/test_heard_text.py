@@ -248,3 +248,26 @@ def test_shards_keep_what_is_heard(tmp_path):
     without = dataclasses.replace(tokens[1], heard=None)
     with pytest.raises(ShardError, match="have `heard` on every frame, or none has"):
         write_shard(tmp_path / "b.safetensors", [tokens[0], without], "key")
+
+
+def test_text_alone_meets_the_sound_of_other_dialogues(tmp_path):
+    ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
+    none = np.zeros((0, len(ids)), np.int16)
+    texts = [(TokenList([TokenDialogue(ids, none, none)]), 1.0)]
+    options = dict(share=0.5, frames=56, foreign=0.6)
+    trainer = run_of(tmp_path, texts=texts, text_only=options, batch_size=40, micro_batch_size=40)
+    assert trainer.batches[0][0].foreign is None
+    batch = trainer.batches[1][0]
+    assert batch.text_alone and batch.foreign.shape == (2, 40, trainer.plain.config.num_codebooks, 56)
+    sounding = (batch.foreign >= 0).flatten(2).all(-1)
+    assert torch.equal(sounding[0], sounding[1]) and 0.4 < sounding[0].double().mean() < 0.8
+    assert (batch.foreign[:, ~sounding[0]] == -1).all()
+    known = {tuple(d.user[:, t]) for d in quiet(6) for t in range(d.user.shape[1])}
+    assert all(
+        tuple(c) in known for c in batch.foreign[1][sounding[1]].transpose(1, 2).flatten(0, 1).tolist()
+    )
+    x = trainer.inputs(batch)
+    row = int(sounding[0].nonzero()[0])
+    assert torch.equal(x["user_audio_codes"][row, 0, 1:57], batch.foreign[1, row, 0])
+    assert set(x["text_labels"].unique().tolist()) == {-100, 7, 8} and x["audio_labels"] is None
+    assert torch.equal(trainer.batches[1][0].foreign, batch.foreign)
