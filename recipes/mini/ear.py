@@ -38,7 +38,6 @@ WORD_DELAY = 2  # frames after its end that a word is told
 PHONE_DELAY = 1
 ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
 NO_WORD = 0.15  # weight of frames in which no word ends
-DIRECT = 0.5  # weight of words told from codes alone, without a reader
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
 SEMANTIC = "quantizer.semantic_residual_vector_quantizer.layers."
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
@@ -90,7 +89,6 @@ class Ear(nn.Module):
         self.widen = nn.Linear(width, 256)
         self.reader = MimiTransformer(MimiConfig(**wide))
         self.words = nn.Linear(256, words)
-        self.direct = nn.Linear(width, words)
         self.phones = nn.Linear(width, CLASSES)
         self.keep = nn.Linear(width, width)
         with torch.no_grad():
@@ -117,7 +115,7 @@ class Ear(nn.Module):
             components: (B, F, K). quantize: whether codes come in between. deep: (B,) rows that all semantic codebooks
                 tell, not the first alone; None for all.
         Returns:
-            words, direct (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
+            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
             and for each codebook its inputs (B, F, dim) and codes (B, F).
         """
         latents = self.latents(components)
@@ -140,7 +138,6 @@ class Ear(nn.Module):
         semantic = F.linear(passed, branch.output_proj.weight[..., 0])
         made = {
             "words": self.read(semantic),
-            "direct": self.direct(semantic),
             "phones": self.phones(semantic),
         }
         made |= {
@@ -221,7 +218,7 @@ def words_told(logits: Tensor, words: Tensor) -> tuple[int, int, int]:
 class EarStage(Stage):
     """Trains an `Ear`. Codes come in at ``start``; the first ``carried`` semantic codebooks are another ear's."""
 
-    panels = [["loss"], ["words", "direct", "phones", "kept"], ["valid_told", "valid_direct"]]
+    panels = [["loss"], ["words", "phones", "kept"], ["valid_told"]]
 
     def __init__(
         self,
@@ -284,17 +281,15 @@ class EarStage(Stage):
         with self.accelerator.autocast():
             made = self.model(rough, quantize, deep)
         words = word_loss(made["words"], batch["words"])
-        direct = word_loss(made["direct"], batch["words"])
         phones = phone_loss(made["phones"], batch["shares"])
         missed = (made["kept"].float() - components).square().mean(-1).mean(-1)  # (B,)
         weight = torch.where(batch["own"], *KEEP)
         kept = (missed * weight).sum() / len(weight)
         share = 0.3 if self.step < self.config.steps / 2 else 0.1
-        loss = words + DIRECT * direct + share * phones + kept + 0.25 * made["commitment"]
+        loss = words + share * phones + kept + 0.25 * made["commitment"]
         own = batch["own"] if batch["own"].any() else torch.ones_like(batch["own"])
         told = {
             "words": words,
-            "direct": direct,
             "phones": phones,
             "kept": missed[own].mean(),
             "commitment": made["commitment"],
@@ -306,26 +301,20 @@ class EarStage(Stage):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Words told of clips that were left out, by the reader and without it; told where there is none; entries used
-        of the codebook that uses the least.
+        """Words told of clips that were left out, told where there is none, and entries used of the codebook that uses
+        the least.
         """
-        told = {"words": np.zeros(3), "direct": np.zeros(3)}
+        counts = np.zeros(3)
         codebooks = self.averages.semantic.codebooks()
         used = torch.zeros(len(codebooks), len(codebooks[0].embed_sum), dtype=torch.bool)
         for i in range(3):
             batch = self.valid.batch(i, 8)
             made = self.averages(self._components(batch), self.step > self.start)
-            for name, counts in told.items():
-                counts += words_told(made[name], batch["words"])
+            counts += words_told(made["words"], batch["words"])
             for row, codes in zip(used, made["codes"]):
                 row[codes.flatten()] = True
-        said = max(told["words"][0], 1)
-        return {
-            "told": told["words"][1] / said,
-            "direct": told["direct"][1] / said,
-            "false": told["words"][2] / said,
-            "usage": float(used.float().mean(1).min()),
-        }
+        _, right, wrong = counts / max(counts[0], 1)
+        return {"told": right, "false": wrong, "usage": float(used.float().mean(1).min())}
 
 
 def fit_components(rows: EarRows, count: int, batches: int = 40) -> Components:
