@@ -219,6 +219,7 @@ class MoshiTraining:
             check(self.text_only.frames >= 2, "text_only.frames must be at least 2")
             foreign = self.text_only.foreign
             check(0 <= foreign <= 1, f"text_only.foreign is a share between 0 and 1, not {foreign}")
+            check(not foreign or self.heard_text is not None, "text_only.foreign is for runs with heard_text")
             check(self.task == "dialogue", "text_only is for task: dialogue")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 
