@@ -7,7 +7,7 @@ with the frame that follows: it answers words, and not sounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aizuchi.errors import AizuchiError
+
+from .mishearing import Mishearing
 
 LATEST = 3  # frames that a word may be written on
 
@@ -56,7 +58,8 @@ def make_heard_text(given: HeardTextConfig, config: Any, classes: int, tokenizer
             f"heard_text: ids {first} to {first + classes - 2} are the user's words, but the model has "
             f"{config.vocab_size} ids; resize_token_embeddings gives it more"
         )
-    return HeardText(given, first, config)
+    mishearing = None if given.mishearing is None else Mishearing.load(given.mishearing, classes)
+    return HeardText(given, first, config, mishearing)
 
 
 @dataclass
@@ -66,7 +69,9 @@ class HeardTextConfig:
     mistaken: shares of these ids that the input has not, or another word's in their place; the model's own hearing is
     never all right. own: share of the steps in which the input has what the model itself writes there, which takes a
     forward pass more. clean: share of the rows of text alone (`text_only`) that have all words right; facts are learned
-    from these, a sum of which a number is missing teaches none.
+    from these, a sum of which a number is missing teaches none. mishearing: a file of what a listener wrote for known
+    words (`Mishearing`), which takes the place of missed and mistaken; worse: how much worse than it each row is heard,
+    between two bounds (1 is as well).
     """
 
     first: int | None = None
@@ -75,13 +80,16 @@ class HeardTextConfig:
     mistaken: float = 0.1
     own: float = 0.0
     clean: float = 0.0
+    mishearing: str | None = None
+    worse: list[float] = field(default_factory=lambda: [0.5, 6.0])
 
 
 class HeardText:
     """Puts the user's words into a batch's text; see `HeardTextConfig`, and `make_heard_text` for the arguments."""
 
-    def __init__(self, given: HeardTextConfig, first: int, config: Any):
+    def __init__(self, given: HeardTextConfig, first: int, config: Any, mishearing: Mishearing | None = None):
         self.given, self.first, self.vocabulary = given, first, config.vocab_size
+        self.mishearing = mishearing
         self.pad, self.end = config.text_padding_token_id, config.text_end_padding_token_id
 
     def written(self, text: Tensor, heard: Tensor) -> Tensor:
@@ -109,7 +117,11 @@ class HeardText:
         return (text == self.pad) & F.pad(heard < 0, (self.given.delay, 0))[:, :frames]
 
     def misheard(self, ids: Tensor, rng: np.random.Generator) -> Tensor:
-        """Input ids (B, T) with some of the user's words missed or mistaken for others that are said in the batch."""
+        """Input ids (B, T) with some of the user's words missed or mistaken for others: for any that are said in the
+        batch, or as a listener did.
+        """
+        if self.mishearing is not None:
+            return torch.stack([self._written_by(self.mishearing, row, rng) for row in ids])
         at = ((ids >= self.first) & (ids < self.vocabulary)).nonzero(as_tuple=True)
         count = len(at[0])
         if not count:
@@ -123,6 +135,28 @@ class HeardText:
         out = ids.clone()
         out[at] = made
         return out
+
+    def _written_by(self, listener: Mishearing, ids: Tensor, rng: np.random.Generator) -> Tensor:
+        """A row (T,) as a listener writes it: what comes of a word stands from its place on, on as many frames as are
+        free until the next word; of more, some are left out.
+        """
+        low, high = np.log(self.given.worse)
+        scale = float(np.exp(rng.uniform(low, high)))
+        row, last = ids.tolist(), len(ids)
+        for at in range(len(row) - 1, -1, -1):  # from behind, so that what is free is known
+            if not self.first <= row[at] < self.vocabulary:
+                continue
+            room = 1
+            while room < LATEST and at + room < last and row[at + room] == self.pad:
+                room += 1
+            found = listener.draw(row[at] - self.first + 1, scale, rng)
+            if len(found) > room:
+                found = tuple(found[i] for i in sorted(rng.permutation(len(found))[:room]))
+            row[at] = self.pad
+            for by, word in enumerate(found):
+                row[at + by] = word + self.first - 1
+            last = at
+        return torch.tensor(row, dtype=ids.dtype, device=ids.device)
 
     def overheard(self, ids: Tensor, labels: Tensor, logits: Tensor, rng: np.random.Generator) -> Tensor:
         """Input ids (B, T) with what the model writes itself wherever it is to write a word of the user's or nothing.

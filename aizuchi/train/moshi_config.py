@@ -211,6 +211,10 @@ class MoshiTraining:
                 text.missed >= 0 and text.mistaken >= 0 and text.missed + text.mistaken <= 1,
                 "heard_text.missed and heard_text.mistaken are shares, of 1 together at most",
             )
+            check(
+                len(text.worse) == 2 and 0 < text.worse[0] <= text.worse[1],
+                f"heard_text.worse are two numbers above 0, the lower first, not {text.worse}",
+            )
             check(self.task == "dialogue", "heard_text is for task: dialogue")
         check(self.optimizer.learning_rate > 0, "optimizer.learning_rate must be above 0")
         if self.text_only is not None:

@@ -53,6 +53,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         data__train=f"{runs}/tokens/train:2,{runs}/tokens_ear/train:5,{runs}/tokens_ear/listen:3",
         data__valid=runs / "tokens/valid",
         text_only__train=runs / "tokens_words",
+        heard_text__mishearing=runs / "mishearing.json",
     )
     decoder = speech | dict(output=runs / "decoder", checkpoint=runs / "codec-bf16")
     clips = mini("synthesize", "clips", "--out", runs / "clips", "--workers", jobs)
@@ -70,6 +71,8 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         *("ear", "--out", runs / "ear", "--clips", runs / "clips", "--heard", runs / "heard.txt"),
     )
     heard = ("--ear", runs / "ear", "--sound", runs / "sound")
+    misheard = mini("mishearing", "--out", runs / "mishearing.json", "--ear", runs / "ear")
+    misheard += ["--clips", str(runs / "clips"), "--heard", str(runs / "heard.txt")]
     front = mini("front", "train", "--out", runs / "front", *heard)
     codec = mini("front", "assemble", "--front", runs / "front", "--out", runs / "codec-bf16", *heard)
     more = mini("ear_tokens", "--out", runs / "tokens_ear", *heard, "--codec", runs / "codec-bf16")
@@ -92,6 +95,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
               [*sound, "--shards", "1", "--valid", "1", "--listen", "1"]),
         Stage("ear", "words from spectra: the codec's encoder and semantic codebooks", ear,
               [*ear, "--steps", "12", "--start", "6", "--batch-size", "3", "--lines", "20"]),
+        Stage("mishearing", "what the ear makes of words, counted", misheard, [*misheard, "--batches", "2"]),
         Stage("front", "spectra from sound: the convolutions before it", front, [*front, "--steps", "20"]),
         Stage("codec", "the small Mimi of both, in bfloat16", codec, [*codec, "--batches", "12"]),
         Stage("encode", "token shards", coded, coded),

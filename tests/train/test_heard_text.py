@@ -171,6 +171,8 @@ def test_a_vocabulary_without_the_words_is_refused(tmp_path):
     assert (
         make_heard_text(HeardTextConfig(), model_of(33), 33, SimpleNamespace(size=FIRST + 32)).first == FIRST
     )
+    with pytest.raises(AizuchiError, match="worse are two numbers above 0, the lower first"):
+        config_of(tmp_path, heard_text=dict(first=60, worse=[2.0, 1.0]))
     with pytest.raises(AizuchiError, match="of 1 together at most"):
         config_of(tmp_path, heard_text=dict(first=60, missed=0.6, mistaken=0.5))
 

@@ -1,0 +1,105 @@
+"""What an ear makes of words: `python -m recipes.mini.mishearing --help`.
+
+The ear's reader writes down rows of known words in ever new company, disturbed as in its training; what it wrote for
+each word is counted. Models then learn to answer from words as they are heard (`heard_text.mishearing`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+from tqdm import trange
+
+from aizuchi.train.mishearing import Mishearing, aligned
+from recipes.mini.clips import ClipLibrary
+from recipes.mini.command import run_command
+from recipes.mini.ear import FRAMES, ROUGH, WORD_DELAY, Ear, load_ear
+from recipes.mini.ear_rows import EarRows
+from recipes.mini.heard import HeardWords
+from recipes.mini.spectrum import Components, log_frames
+
+RUNS = Path("runs/mini")
+BATCH = 12
+KEPT = 60  # different ways that a word is written, the most frequent ones
+
+
+@torch.no_grad()
+def written(ear: Ear, given: torch.Tensor, pad: float = 0.0) -> torch.Tensor:
+    """Components (B, F, K) -> (B, F) the class that the reader tells on each frame, `WORD_DELAY` frames late.
+
+    Args:
+        pad: added to the logit of "no word".
+    """
+    logits = ear(given, True)["words"]
+    logits[..., 0] += pad
+    return logits.argmax(-1)
+
+
+def listen(ear: Ear, components: Components, rows: EarRows, batches: int, pad: float) -> Mishearing:
+    """The error model of an ear over so many batches of rows."""
+    found: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    generator = torch.Generator().manual_seed(rows.seed)
+    for step in trange(batches, unit="batch"):
+        batch = rows.batch(step, BATCH)
+        given = components.forward(log_frames(batch["power"]))
+        given = given + ROUGH * torch.randn(given.shape, generator=generator)
+        told = written(ear, given, pad)
+        for words, classes, own in zip(batch["words"], told, batch["own"]):
+            if own:
+                continue
+            said = [(int(words[f]), int(f) + WORD_DELAY) for f in words.nonzero()[:, 0]]
+            heard = [(int(classes[f]), int(f)) for f in classes.nonzero()[:, 0]]
+            for word, made in aligned(said, heard):
+                found[word][made] += 1
+    return Mishearing(
+        {word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, len(ear.words.bias)
+    )
+
+
+def make(args: argparse.Namespace) -> int:
+    ear, heard = load_ear(args.ear), HeardWords(args.heard)
+    rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
+    found = listen(
+        ear, Components.load(args.ear / "components.safetensors"), rows, args.batches, args.no_word
+    )
+    found.save(args.out)
+    print(
+        f"{1 - found.rate:.1%} of the words of {len(found.heard)} classes were written down right: {args.out}"
+    )
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.mishearing", description="Count what an ear makes of words."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RUNS / "mishearing.json", help="file (default %(default)s)"
+    )
+    parser.add_argument(
+        "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
+    )
+    parser.add_argument(
+        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
+    )
+    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    parser.add_argument("--batches", type=int, default=250, help="of 12 rows of 20 s (default %(default)s)")
+    parser.add_argument(
+        "--no-word", type=float, default=1.0,
+        help="added to the logit of no word: the ear tells a word too many rather than one too few, a model does not "
+        "(default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=5, help="default %(default)s")
+    parser.set_defaults(run=make)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
