@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,12 +27,12 @@ from ..models.moshi.configuration import MoshiConfig
 from ..models.moshi.decoder import MoshiForCausalLM, MoshiModel
 from ..models.moshi.depth import MoshiDepthDecoder
 from ..models.quantized import quantize_model
-from . import mimi_layout
 from .adapters import load_adapters
 from .describe import describe
 from .find import PART_OPTIONS, Checkpoint, find, find_original
 from .generation_config import generation_config
 from .kyutai_config import moshi_config
+from .kyutai_mimi import check_mimi, read_mimi
 from .kyutai_mimi_config import mimi_config
 from .kyutai_weights import KyutaiWeights
 from .moshi_layout import FLOAT32_PARTS, moshi_groups
@@ -332,59 +331,12 @@ def _load_mimi(
     return model
 
 
-def read_mimi(path: Path, config: MimiConfig) -> dict[str, Tensor]:
-    """The codec's tensors of a file in the original's layout, under our names.
-
-    Raises:
-        CheckpointError: the file doesn't hold a Mimi codec of this configuration; names the key and the shape.
-    """
-    source = open_tensors(path)
-    if not mimi_layout.is_kyutai(source.infos):
-        first = next(iter(source.infos), None)
-        raise CheckpointError(
-            f"{path} is no Mimi codec in the original's layout; it holds {first or 'nothing'}"
-        )
-    try:
-        return mimi_layout.kyutai_to_hf(
-            {name: source.read(name) for name in source.infos},
-            config.num_attention_heads,
-            config.num_key_value_heads,
-        )
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
 def _fill_mimi(model: nn.Module, path: Path, dtype: torch.dtype | None, device: torch.device) -> None:
     tensors = read_mimi(path, model.config)
     check_mimi(path, tensors, model.config)
     for name, value in tensors.items():
         kept = not value.is_floating_point() or dtype is None
         _assign(model, name, value.to(device) if kept else value.to(device, dtype))
-
-
-def check_mimi(label: Any, tensors: Mapping[str, Any], config: MimiConfig) -> None:
-    """Refuse tensors (or shapes) that are not exactly a codec's, with the first key and shape that is wrong."""
-    found = {name: tuple(getattr(value, "shape", value)) for name, value in tensors.items()}
-    with torch.device("meta"):
-        model = MimiModel(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, shape in expected.items():
-        if name in found and found[name] != shape:
-            raise CheckpointError(
-                f"{label}: {name!r} has shape {found[name]}, the configuration expects {shape}"
-            )
-    for name, shape in expected.items():
-        if name not in found:
-            count = len(expected.keys() - found.keys())
-            raise CheckpointError(
-                f"{label} lacks {name!r} of shape {shape} ({count} of {len(expected)} are missing)"
-            )
-    if more := sorted(found.keys() - expected.keys()):
-        raise CheckpointError(
-            f"{label} holds {more[0]!r} of shape {found[more[0]]}, which the model has no place for"
-        )
 
 
 def _assign(model: nn.Module, name: str, value: Tensor) -> None:

@@ -15,8 +15,9 @@ from ..models.moshi.configuration import MoshiConfig
 from .find import Checkpoint
 from .generation_config import generation_config, lm_gen_config, read_lm_gen_config
 from .kyutai_config import kyutai_config
+from .kyutai_mimi import check_mimi, read_mimi
 from .kyutai_mimi_config import mimi_config
-from .load import check_mimi, feature_extractor, open_moshi, read_mimi
+from .load import feature_extractor, open_moshi
 from .moshi_layout import FLOAT32_PARTS, Group, moshi_groups
 from .tensors import SafetensorsFiles, open_tensors
 from .tokenizer import save_tokenizer

@@ -19,9 +19,10 @@ from . import mimi_layout
 from .find import Checkpoint
 from .generation_config import generation_config, lm_gen_config, read_lm_gen_config
 from .kyutai_config import kyutai_config
+from .kyutai_mimi import check_mimi
 from .kyutai_mimi_config import kyutai_mimi_config
 from .kyutai_options import DEFAULT_NAMES
-from .load import check_mimi, open_moshi
+from .load import open_moshi
 from .moshi_layout import FLOAT32_PARTS, Group, moshi_groups
 from .tensors import CheckpointError, SafetensorsFiles
 from .to_hf import CARRIED_FOLDER

@@ -164,10 +164,7 @@ class CodebookTrainer:
     def _semantic(self, latents: Tensor) -> Tensor:
         """What the semantic codebooks give of latents (N, H, T)."""
         branch = self.branches[0]
-        kept = residual = branch._project(latents)
-        for codebook in branch.codebooks():
-            residual = residual - codebook.decode(codebook.encode(residual))
-        return branch._restore(kept - residual)
+        return branch._restore(entries_of(branch, latents))
 
     def _scale_semantic(self, latents: Tensor, head: Any) -> None:
         """Make the semantic part as large as helps to tell the latents: what it adds beyond, others must undo."""
@@ -212,6 +209,15 @@ class CodebookTrainer:
                 codebook.embed_sum[dead] = fresh * mean
                 revived += number
         return revived
+
+
+@torch.no_grad()
+def entries_of(branch: Any, latents: Tensor) -> Tensor:
+    """Sum of the entries that a residual quantizer's codebooks choose for latents (N, H, T): (N, T, dim)."""
+    projected = residual = branch._project(latents)
+    for codebook in branch.codebooks():
+        residual = residual - codebook.decode(codebook.encode(residual))
+    return projected - residual
 
 
 @torch.no_grad()

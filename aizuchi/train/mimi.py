@@ -19,6 +19,7 @@ from torch import Tensor
 from aizuchi.audio import SAMPLE_RATE
 from aizuchi.errors import AizuchiError
 
+from .averages import move_average
 from .balancer import Balancer
 from .checkpoints import save_model, writing_model
 from .codebooks import CodebookTrainer
@@ -221,7 +222,8 @@ class MimiTrainer(TrainingRun):
         return self._end_step(batch.wave, values)
 
     def _end_step(self, wave: Tensor, values: Values) -> Values:
-        self._average()
+        if self.averages is not None:  # codebooks are buffers, and averages already
+            move_average(self.averages, self.codec, self.config.ema, self.step)
         self.step += 1
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["frames"] = wave.numel() / SAMPLE_RATE * 12.5 * self.accelerator.num_processes
@@ -300,18 +302,6 @@ class MimiTrainer(TrainingRun):
         for optimizer, peak in zip((self.optimizer, self.adversary_optimizer), peaks):
             for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = peak * scale
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Moving average of the weights; codebooks, which are averages already, are copied."""
-        if self.averages is None:
-            return
-        # a young average is a plain mean of what there is
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for mean, parameter in zip(self.averages.parameters(), self.codec.parameters()):
-            mean.lerp_(parameter, 1 - decay)
-        for mean, buffer in zip(self.averages.buffers(), self.codec.buffers()):
-            mean.copy_(buffer)
 
     # -- measures --------------------------------------------------------------------------------------------
     @property

@@ -147,17 +147,14 @@ def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.
     quantize the rest in the directions in which latents tell most of it (reduced-rank regression), by k-means one
     after the other.
     """
-    from aizuchi.train.codebooks import fit_projections
+    from aizuchi.train.codebooks import entries_of, fit_projections
 
     quantizer = codec.quantizer
     semantic, acoustic = (
         quantizer.semantic_residual_vector_quantizer,
         quantizer.acoustic_residual_vector_quantizer,
     )
-    rest = projected = semantic._project(latents.T[None])[0]
-    for codebook in semantic.codebooks():
-        rest = rest - codebook.decode(codebook.encode(rest))
-    entries = projected - rest  # (N, dim)
+    entries = entries_of(semantic, latents.T[None])[0]  # (N, dim)
     # entries -> spectrum, linear: the codebook brings the mean with it
     gram = entries.double().T @ entries.double() + 1e-3 * len(entries) * torch.eye(entries.shape[1])
     semantic.output_proj.weight.copy_(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aizuchi.train.averages import move_average
 from aizuchi.train.checkpoints import writing_model
 from aizuchi.train.run import TrainingRun, Values
 from aizuchi.train.schedule import lr_scale
@@ -102,16 +103,8 @@ class Stage(TrainingRun):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self._average()
+        move_average(self.averages, self.module, DECAY, self.step)
         return {"loss": told, **values, "grad_norm": norm, "lr": rate, "frames": frames}
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(DECAY, self.step / (self.step + 10))
-        for mine, theirs in zip(self.averages.parameters(), self.module.parameters()):
-            mine.lerp_(theirs, 1 - decay)
-        for mine, theirs in zip(self.averages.buffers(), self.module.buffers()):
-            mine.copy_(theirs)
 
     def speed(self, frames: float, seconds: float) -> Values:
         """Seconds of audio learned from in a second."""
