@@ -14,16 +14,6 @@ from aizuchi.models.mimi import MimiConfig, MimiModel
 from tests.models.mimi.helpers import FRAME, TINY, make_model, speech
 
 
-@pytest.fixture(scope="module")
-def model() -> MimiModel:
-    return make_model(fit_seconds=8, **TINY)
-
-
-@pytest.fixture(scope="module")
-def waves() -> Tensor:
-    return torch.cat([speech(20_000), speech(20_000, start=50_000)])
-
-
 class TestDocumented:
     def test_shapes(self, model: MimiModel, waves: Tensor) -> None:
         encoded = model.encode(waves)
