@@ -121,7 +121,8 @@ class HeardText:
         batch, or as a listener did.
         """
         if self.mishearing is not None:
-            return torch.stack([self._written_by(self.mishearing, row, rng) for row in ids])
+            rows = [self._written_by(self.mishearing, row, rng) for row in ids.tolist()]
+            return torch.tensor(rows, dtype=ids.dtype, device=ids.device)
         at = ((ids >= self.first) & (ids < self.vocabulary)).nonzero(as_tuple=True)
         count = len(at[0])
         if not count:
@@ -136,13 +137,13 @@ class HeardText:
         out[at] = made
         return out
 
-    def _written_by(self, listener: Mishearing, ids: Tensor, rng: np.random.Generator) -> Tensor:
-        """A row (T,) as a listener writes it: what comes of a word stands from its place on, on as many frames as are
+    def _written_by(self, listener: Mishearing, row: list[int], rng: np.random.Generator) -> list[int]:
+        """A row of ids as a listener writes it: what comes of a word stands from its place on, on as many frames as are
         free until the next word; of more, some are left out.
         """
         low, high = np.log(self.given.worse)
         scale = float(np.exp(rng.uniform(low, high)))
-        row, last = ids.tolist(), len(ids)
+        row, last = list(row), len(row)
         for at in range(len(row) - 1, -1, -1):  # from behind, so that what is free is known
             if not self.first <= row[at] < self.vocabulary:
                 continue
@@ -156,7 +157,7 @@ class HeardText:
             for by, word in enumerate(found):
                 row[at + by] = word + self.first - 1
             last = at
-        return torch.tensor(row, dtype=ids.dtype, device=ids.device)
+        return row
 
     def overheard(self, ids: Tensor, labels: Tensor, logits: Tensor, rng: np.random.Generator) -> Tensor:
         """Input ids (B, T) with what the model writes itself wherever it is to write a word of the user's or nothing.

@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path):
     assert "commitment" in log and run.step == 6
 
 
-def test_what_an_ear_makes_of_words_is_counted(small, rows, heard, library):
+def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
     _, folder, _ = small
     known = ear.load_ear(folder)
     components = Components.load(folder / "components.safetensors")
@@ -86,8 +86,7 @@ def test_what_an_ear_makes_of_words_is_counted(small, rows, heard, library):
     assert all(ways == [((), n)] for ways, n in zip(none.heard.values(), said))
     some = sum(n for ways in every.heard.values() for made, n in ways if made)
     assert some > 0.8 * sum(said)  # those at the end of a row are told behind it
-    again = EarRows(library, [], heard, FRAMES, takes=1)
-    assert mishearing.listen(known, components, again, 1, 0.0).classes == len(heard)
+    assert none.classes == every.classes == len(heard)
 
 
 def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, small, tmp_path):
