@@ -64,14 +64,16 @@ def make_heard_text(given: HeardTextConfig, config: Any, classes: int, tokenizer
 
 @dataclass
 class HeardTextConfig:
-    """first: id of class 1 of the user's words, those of the others follow (control pieces, which decode to nothing);
-    None = they are the last ids of the run's tokenizer. delay: frames after a word's end that it is written. missed,
-    mistaken: shares of these ids that the input has not, or another word's in their place; the model's own hearing is
-    never all right. own: share of the steps in which the input has what the model itself writes there, which takes a
-    forward pass more. clean: share of the rows of text alone (`text_only`) that have all words right; facts are learned
-    from these, a sum of which a number is missing teaches none. mishearing: a file of what a listener wrote for known
-    words (`Mishearing`), which takes the place of missed and mistaken; worse: how much worse than it each row is heard,
-    between two bounds (1 is as well).
+    """first: id of class 1 of the user's words, those of the others follow (control pieces, which decode to
+    nothing); None = they are the last ids of the run's tokenizer. delay: frames after a word's end that it is
+    written. missed, mistaken: shares of these ids that the input has not, or another word's in their place; the
+    model's own hearing is never all right. own: share of the steps in which the input has what the model itself
+    writes there, which takes a forward pass more. clean: share of the rows that have all words right; facts are
+    learned from these, a sum of which a number is missing teaches none. deaf: share of the rows of dialogues in
+    which the user sounds like another: what to answer then follows from the words alone, as it has to where a
+    phrase has never been heard. mishearing: a file of what a listener wrote for known words (`Mishearing`), which
+    takes the place of missed and mistaken; worse: how much worse than it each row is heard, between two bounds (1
+    is as well).
     """
 
     first: int | None = None
@@ -80,6 +82,7 @@ class HeardTextConfig:
     mistaken: float = 0.1
     own: float = 0.0
     clean: float = 0.0
+    deaf: float = 0.0
     mishearing: str | None = None
     worse: list[float] = field(default_factory=lambda: [0.5, 6.0])
 
@@ -175,14 +178,35 @@ class HeardText:
         out[:, 1:][here] = (found + noise.to(found.device)).argmax(-1)
         return out
 
+    def grounded(self, labels: Tensor) -> Tensor:
+        """Text labels (B, T) without what is said before the user's first word: what it follows from, if anything, the
+        row does not have, and from nothing nothing is to be said.
+        """
+        heard = (labels >= self.first) & (labels < self.vocabulary)
+        return labels.masked_fill((heard.cumsum(1) == 0) & (labels != self.pad), -100)
+
     def answers_only(self, inputs: Any, rng: np.random.Generator) -> None:
         """Text alone, in place: the answers are learned; when to speak and what is heard, only sound tells."""
-        labels = inputs["text_labels"]
+        inputs["text_labels"] = self.answers_of(self.grounded(inputs["text_labels"]))
+        inputs["input_ids"] = self.some_misheard(inputs["input_ids"], rng)
+
+    def answers_of(self, labels: Tensor) -> Tensor:
+        """Text labels (B, T) without all that only sound tells."""
         others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)
-        inputs["text_labels"] = labels.masked_fill(others, -100)
-        ids = inputs["input_ids"]
+        return labels.masked_fill(others, -100)
+
+    def some_misheard(self, ids: Tensor, rng: np.random.Generator) -> Tensor:
+        """Input ids (B, T), but for a share `clean` of the rows as `misheard` makes them."""
         clean = torch.from_numpy(rng.random(len(ids)) < self.given.clean).to(ids.device)
-        inputs["input_ids"] = torch.where(clean[:, None], ids, self.misheard(ids, rng))
+        return torch.where(clean[:, None], ids, self.misheard(ids, rng))
+
+    def deafened(self, user: Tensor, silence: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The user's codes (B, K, T), in a share `deaf` of the rows those of the row before it, or of silence (K,)
+        where there is one row alone; and which rows (B,) these are.
+        """
+        deaf = torch.from_numpy(rng.random(len(user)) < self.given.deaf).to(user.device)
+        others = user.roll(1, 0) if len(user) > 1 else silence.to(user)[None, :, None].expand_as(user)
+        return torch.where(deaf[:, None, None], others, user), deaf
 
     def answer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the answers of `answers_only` among what can be said: that there is no padding between the

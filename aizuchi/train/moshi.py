@@ -242,13 +242,15 @@ class MoshiTrainer(MoshiState, TrainingRun):
             if self.heard_text is not None:
                 self.heard_text.answers_only(inputs, self.thinning)
             return inputs
-        written, unknown = batch.text, None
+        written, sounds, unknown, deaf = batch.text, batch.user, None, None
         if self.heard_text is not None and batch.heard is not None:
+            if self.model.training and self.heard_text.given.deaf:
+                sounds, deaf = self.heard_text.deafened(sounds, self.silence, self.thinning)
             written = self.heard_text.written(batch.text, batch.heard)
             unknown = self.heard_text.unknown(batch.text, batch.heard)
         text, own, user = (
             F.pad(stream.to(device), (0, config.max_delay), value=-1)
-            for stream in (written, batch.model, batch.user)
+            for stream in (written, batch.model, sounds)
         )
         heard = own if self.config.task == "stt" and self.config.data.listen_to == "model" else user
         heard = heard[:, : config.num_user_codebooks]
@@ -265,7 +267,13 @@ class MoshiTrainer(MoshiState, TrainingRun):
             ignored = F.pad(unknown.to(device), (1 + config.delays[0], labels.shape[1]))[:, : labels.shape[1]]
             inputs["text_labels"] = labels.masked_fill(ignored, -100)
             if self.model.training:
-                inputs["input_ids"] = self.heard_text.misheard(inputs["input_ids"], self.thinning)
+                inputs["text_labels"] = self.heard_text.grounded(inputs["text_labels"])
+            if deaf is not None:
+                labels = inputs["text_labels"]
+                deaf = deaf.to(device)[:, None]
+                inputs["text_labels"] = torch.where(deaf, self.heard_text.answers_of(labels), labels)
+            if self.model.training:
+                inputs["input_ids"] = self.heard_text.some_misheard(inputs["input_ids"], self.thinning)
         if self.model.training and inputs.get("audio_labels") is not None:
             inputs["audio_labels"] = thin_repeats(
                 inputs["audio_labels"], self.config.loss.repeats, self.thinning

@@ -205,8 +205,9 @@ class MoshiTraining:
         if self.heard_text is not None:
             text = self.heard_text
             check(text.delay >= 0, "heard_text.delay can't be negative")
-            check(0 <= text.own <= 1, f"heard_text.own is a share between 0 and 1, not {text.own}")
-            check(0 <= text.clean <= 1, f"heard_text.clean is a share between 0 and 1, not {text.clean}")
+            for name in ("own", "clean", "deaf"):
+                share = getattr(text, name)
+                check(0 <= share <= 1, f"heard_text.{name} is a share between 0 and 1, not {share}")
             check(
                 text.missed >= 0 and text.mistaken >= 0 and text.missed + text.mistaken <= 1,
                 "heard_text.missed and heard_text.mistaken are shares, of 1 together at most",

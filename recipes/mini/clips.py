@@ -183,15 +183,19 @@ def write_shard(
 ) -> dict:
     """Write a shard of utterances with their speeds and their sound; returns what `make_shard` does.
 
+    A clip whose words or phones have times that can't be is left out: engines give some phone no time at all, once in
+    hundreds of clips.
+
     Raises:
-        AizuchiError: the times of a clip's words or phones can't be.
+        AizuchiError: no clip is left.
     """
-    parts, rows, at = [], [], 0
+    parts, rows, at, failed = [], [], 0, ""
     for utterance, speed, clip in spoken:
         try:
             check_times(clip)
         except ValueError as error:
-            raise AizuchiError(f"voice {shard.voice}, text {utterance.text!r}: {error}") from error
+            failed = f"voice {shard.voice}, text {utterance.text!r}: {error}"
+            continue
         parts += [clip.audio, _PADDING]
         rows.append(
             {
@@ -205,6 +209,8 @@ def write_shard(
             }
         )
         at += len(clip.audio) + len(_PADDING)
+    if not rows:
+        raise AizuchiError(failed or f"voice {shard.voice} has nothing to say")
     path = shard.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = path.with_suffix(".flac")

@@ -176,9 +176,14 @@ def load_ear(folder: Path) -> Ear:
 def begin_from(ear: Ear, folder: Path) -> int:
     """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these.
 
+    An ear that is to tell more words keeps those that it can tell: its list begins with the other's.
+
     Raises AizuchiError if that one has not ended.
     """
     other, own = _weights(folder), ear.state_dict()
+    for name in ("words.weight", "words.bias"):
+        if len(other[name]) < len(own[name]):
+            other[name] = torch.cat([other[name], own[name][len(other[name]) :]])
     fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
     fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
     ear.load_state_dict(own | fits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+from pathlib import Path
 
 from recipes.mini.dialogues import NoUtterance, Source
 from recipes.mini.normalize import normalize
@@ -18,19 +19,20 @@ from recipes.mini.utterances import Utterance, draw
 MIXED = "mixed"  # the kind of such an utterance
 GAP = (0.03, 0.2)  # seconds between utterances: less than the model waits before it answers
 TAIL = 0.1
-ALONE = 0.35  # of the words that are drawn one by one, the rare ones as often as others
+ALONE = 0.7  # of the draws that are one word, the rare ones as often as others
+COMMON = 0.75  # of these that are no training phrase's: there are more words than an ear can know by their neighbours
 
 
 def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utterance:
-    """So many words: pieces of one to three, each of another training phrase, and single words of any phrase. No
-    carrier of a held-out question comes in it, be it by chance.
+    """So many words: pieces of one to three, each of another training phrase, single words of any phrase, and common
+    words. No carrier of a held-out question comes in it, be it by chance.
     """
     while True:
         said: list[str] = []
         wanted = rng.randint(*words)
         while len(said) < wanted:
             if rng.random() < ALONE:
-                said.append(rng.choice(training_words()))
+                said.append(rng.choice(common_words() if rng.random() < COMMON else training_words()))
                 continue
             phrase = [word.strip(".,?!") for word in draw(rng, decorate=0.2).text.split()]
             length = rng.randint(1, min(3, len(phrase)))
@@ -47,6 +49,15 @@ def training_words() -> tuple[str, ...]:
     rng = random.Random(0)
     words = {word.strip(".,?!") for _ in range(20_000) for word in draw(rng).text.split()}
     return tuple(sorted({word if word[0] == "I" else word.lower() for word in words if word}))
+
+
+@functools.cache
+def common_words() -> tuple[str, ...]:
+    """2,000 frequent words of English that are in no training phrase, from `common_words.txt`: the first of
+    wordfreq 3.1's list (Robyn Speer, CC BY-SA 4.0) that hibari's lexicons can say, without coarse ones and
+    abbreviations.
+    """
+    return tuple(Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split())
 
 
 @functools.cache

@@ -114,6 +114,16 @@ def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, s
     assert run.measure(rows.batch(0, 2))[1]["commitment"] > 0
 
 
+def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
+    other, made = ear.Ear(5, reader_layers=1), ear.Ear(9, reader_layers=1)
+    (tmp_path / "model").mkdir()
+    torch.save(other.state_dict(), tmp_path / "model/weights.pt")
+    new = made.words.weight[5:].clone()
+    ear.begin_from(made, tmp_path)
+    assert torch.equal(made.words.weight[:5], other.words.weight) and torch.equal(made.words.weight[5:], new)
+    assert torch.equal(made.words.bias[:5], other.words.bias)
+
+
 def test_acoustic_codebooks_tell_the_spectrum_and_leave_the_semantic_codes():
     generator = torch.Generator().manual_seed(0)
     codec = front.make_codec(None)

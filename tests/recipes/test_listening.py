@@ -8,7 +8,15 @@ import numpy as np
 from recipes.mini import mix, sources
 from recipes.mini.clips import LISTENING, ClipLibrary, Shard, listening_plan, make_shard, shard_utterances
 from recipes.mini.dialogues import REPLY_GAP
-from recipes.mini.listening import GAP, MIXED, draw_mixed, held_out_runs, write_listening
+from recipes.mini.listening import (
+    GAP,
+    MIXED,
+    common_words,
+    draw_mixed,
+    held_out_runs,
+    training_words,
+    write_listening,
+)
 from recipes.mini.normalize import normalize
 from recipes.mini.utterances import draw
 from recipes.mini.voices import is_held_out
@@ -25,6 +33,9 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     assert len(set(texts)) == len(texts) and all(4 <= len(text.split()) <= 15 for text in texts)
     words = Counter(word for text in said for word in text.split())
     assert all(words[word] for word in ("plus", "seven", "opposite", "monday", "march", "spell", "cow"))
+    assert len(common_words()) == 2000 and not set(common_words()) & set(training_words())
+    common = sum(words[word] for word in common_words())
+    assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 1500
     assert draw(random.Random(4), "mixed") == draw_mixed(random.Random(4))
 
 

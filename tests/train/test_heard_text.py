@@ -124,6 +124,36 @@ def test_targets_are_what_was_said_whatever_the_input_has(tmp_path):
     assert torch.equal(x["input_ids"][:, 1:] >= FIRST, x["text_labels"][:, 1:] >= FIRST)
 
 
+def test_what_is_said_before_anybody_was_heard_is_no_target(tmp_path):
+    p, labels = PAD, torch.tensor([[PAD, 0, 9, PAD, FIRST + 4, 0, 8], [PAD, 0, 9, PAD, PAD, 0, 8]])
+    learned = words_of().grounded(labels)
+    assert learned.tolist() == [[p, -100, -100, p, FIRST + 4, 0, 8], [p, -100, -100, p, p, -100, -100]]
+    trainer = run_of(tmp_path)
+    codes, heard = torch.zeros(1, 4, 7, dtype=torch.long), torch.tensor([[0, 0, 5, 0, 0, 0, 0]])
+    batch = Batch(torch.tensor([[0, 9, p, p, p, 0, 8]]), codes, codes, torch.tensor([7]), heard)
+    assert trainer.inputs(batch)["text_labels"][0, 1:8].tolist() == [-100, -100, p, FIRST + 4, p, 0, 8]
+
+
+def test_of_a_share_of_the_rows_the_user_is_another(tmp_path):
+    trainer = run_of(tmp_path, heard_text=dict(missed=0.0, mistaken=0.0, deaf=0.5), batch_size=40)
+    batch = collate(quiet(40), 4)
+    x, heard = trainer.inputs(batch), batch.user[:, 0, :20]
+    columns = x["user_audio_codes"][:, 0, 1:21]
+    own, other = (columns == heard).all(1), (columns == heard.roll(1, 0)).all(1)
+    assert (own ^ other).all() and 10 <= other.sum() <= 30
+    labels = x["text_labels"]
+    assert (labels[own] >= FIRST).any() and (labels[own] == PAD).any()
+    assert not ((labels[other] >= FIRST) | (labels[other] == PAD) | (labels[other] == 0)).any()
+    assert (labels[other] > PAD).any() and (
+        x["input_ids"][other] >= FIRST
+    ).any()  # it reads words, and answers them
+    alone = trainer.inputs(collate(quiet(1), 4))["user_audio_codes"][0, 0, 1:21]
+    assert (alone == heard[0]).all() or (alone == trainer.silence[0]).all()
+    trainer.plain.eval()
+    columns = trainer.inputs(batch)["user_audio_codes"][:, 0, 1:21]
+    assert torch.equal(columns, heard)  # as it is evaluated: every user
+
+
 def test_of_text_alone_the_answers_are_learned(tmp_path):
     ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
     none = np.zeros((0, len(ids)), np.int16)
@@ -171,6 +201,8 @@ def test_a_vocabulary_without_the_words_is_refused(tmp_path):
     assert (
         make_heard_text(HeardTextConfig(), model_of(33), 33, SimpleNamespace(size=FIRST + 32)).first == FIRST
     )
+    with pytest.raises(AizuchiError, match="heard_text.deaf is a share between 0 and 1, not 2"):
+        config_of(tmp_path, heard_text=dict(first=60, deaf=2.0))
     with pytest.raises(AizuchiError, match="worse are two numbers above 0, the lower first"):
         config_of(tmp_path, heard_text=dict(first=60, worse=[2.0, 1.0]))
     with pytest.raises(AizuchiError, match="of 1 together at most"):
@@ -201,6 +233,7 @@ def test_what_the_model_writes_itself_stands_in_the_input(tmp_path):
 
 def test_padding_is_no_target_where_the_user_is_unknown(tmp_path):
     trainer = run_of(tmp_path)
+    trainer.plain.eval()  # in training the 9 is none either: nobody has said anything yet
     text = torch.tensor([[PAD, 9, PAD, PAD, PAD, PAD]])
     codes = torch.zeros(1, 4, 6, dtype=torch.long)
     heard = torch.tensor([[-1, -1, -1, 0, 2, 0]])
