@@ -20,6 +20,7 @@ from aizuchi.errors import AizuchiError
 from .mishearing import Mishearing
 
 LATEST = 3  # frames that a word may be written on
+LINGERS = 5  # frames that a voice lasts behind its word
 
 
 def heard_classes(sources: Sequence[Any]) -> int:
@@ -200,12 +201,19 @@ class HeardText:
         clean = torch.from_numpy(rng.random(len(ids)) < self.given.clean).to(ids.device)
         return torch.where(clean[:, None], ids, self.misheard(ids, rng))
 
-    def deafened(self, user: Tensor, silence: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """The user's codes (B, K, T), in a share `deaf` of the rows those of the row before it, or of silence (K,)
-        where there is one row alone; and which rows (B,) these are.
+    def deafened(
+        self, user: Tensor, text: Tensor, silence: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The user's codes (B, K, T), in a share `deaf` of the rows those of the row before it, and of silence (K,)
+        where the model speaks by its text (B, T), or where there is one row alone; and which rows (B,) these are. A
+        voice over its own would teach it not to stop for one.
         """
         deaf = torch.from_numpy(rng.random(len(user)) < self.given.deaf).to(user.device)
-        others = user.roll(1, 0) if len(user) > 1 else silence.to(user)[None, :, None].expand_as(user)
+        quiet = silence.to(user)[None, :, None].expand_as(user)
+        others = user.roll(1, 0) if len(user) > 1 else quiet
+        words = ((text >= 0) & (text != self.pad)).float()[:, None]
+        speaks = F.max_pool1d(F.pad(words, (LINGERS, 1)), LINGERS + 2, 1) > 0  # (B, 1, T)
+        others = torch.where(speaks, quiet, others)
         return torch.where(deaf[:, None, None], others, user), deaf
 
     def answer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -245,7 +245,9 @@ class MoshiTrainer(MoshiState, TrainingRun):
         written, sounds, unknown, deaf = batch.text, batch.user, None, None
         if self.heard_text is not None and batch.heard is not None:
             if self.model.training and self.heard_text.given.deaf:
-                sounds, deaf = self.heard_text.deafened(sounds, self.silence, self.thinning)
+                sounds, deaf = self.heard_text.deafened(
+                    sounds, batch.text, self.silence, self.thinning
+                )
             written = self.heard_text.written(batch.text, batch.heard)
             unknown = self.heard_text.unknown(batch.text, batch.heard)
         text, own, user = (
@@ -272,6 +274,9 @@ class MoshiTrainer(MoshiState, TrainingRun):
                 labels = inputs["text_labels"]
                 deaf = deaf.to(device)[:, None]
                 inputs["text_labels"] = torch.where(deaf, self.heard_text.answers_of(labels), labels)
+                audio = inputs.get("audio_labels")  # when the voice stops, only sound tells
+                if audio is not None:
+                    inputs["audio_labels"] = audio.masked_fill(deaf[:, None], -100)
             if self.model.training:
                 inputs["input_ids"] = self.heard_text.some_misheard(inputs["input_ids"], self.thinning)
         if self.model.training and inputs.get("audio_labels") is not None:

@@ -137,9 +137,12 @@ def test_what_is_said_before_anybody_was_heard_is_no_target(tmp_path):
 def test_of_a_share_of_the_rows_the_user_is_another(tmp_path):
     trainer = run_of(tmp_path, heard_text=dict(missed=0.0, mistaken=0.0, deaf=0.5), batch_size=40)
     batch = collate(quiet(40), 4)
+    batch.text[:, :20], batch.text[:, 12] = PAD, 9  # its voice lasts behind its word
     x, heard = trainer.inputs(batch), batch.user[:, 0, :20]
     columns = x["user_audio_codes"][:, 0, 1:21]
-    own, other = (columns == heard).all(1), (columns == heard.roll(1, 0)).all(1)
+    others = heard.roll(1, 0)
+    others[:, 11:18] = trainer.silence[0]  # nobody speaks over it
+    own, other = (columns == heard).all(1), (columns == others).all(1)
     assert (own ^ other).all() and 10 <= other.sum() <= 30
     labels = x["text_labels"]
     assert (labels[own] >= FIRST).any() and (labels[own] == PAD).any()
