@@ -245,9 +245,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
         written, sounds, unknown, deaf = batch.text, batch.user, None, None
         if self.heard_text is not None and batch.heard is not None:
             if self.model.training and self.heard_text.given.deaf:
-                sounds, deaf = self.heard_text.deafened(
-                    sounds, batch.text, self.silence, self.thinning
-                )
+                sounds, deaf = self.heard_text.deafened(sounds, batch.text, self.silence, self.thinning)
             written = self.heard_text.written(batch.text, batch.heard)
             unknown = self.heard_text.unknown(batch.text, batch.heard)
         text, own, user = (
