@@ -6,6 +6,7 @@ import pytest
 from aizuchi.errors import AizuchiError
 from recipes.mini import voices
 from recipes.mini.classic_engines import _merge
+from recipes.mini.clips import ClipLibrary, Shard, write_shard
 from recipes.mini.neural_engines import spans_of
 from recipes.mini.timing import (
     RATE,
@@ -21,6 +22,8 @@ from recipes.mini.timing import (
     tighten,
     trim,
 )
+from recipes.mini.utterances import Utterance
+from tests.recipes.tones import VOICE, spoken
 
 
 def tone(seconds: float, level: float = 0.5) -> np.ndarray:
@@ -189,3 +192,15 @@ def test_engines_speak_with_word_times(name):
     assert last == pytest.approx(spoken.end, abs=0.05)
     if not name.startswith("festival"):  # an HTS voice keeps its own pace
         assert engine.speak(text, speed=1.2).duration < spoken.duration
+
+
+def test_a_clip_whose_times_cannot_be_is_left_out(tmp_path):
+    good = spoken("one two three")
+    bad = Spoken(good.audio, (("one", 0.3, 0.3),))
+    made = write_shard(
+        Shard(VOICE, 0), tmp_path, 1, [(Utterance("plus", "one"), 1.0, clip) for clip in (bad, good)]
+    )
+    assert made["clips"] == 1 and len(ClipLibrary(tmp_path)) == 1
+    with pytest.raises(AizuchiError, match="'one' has no valid times"):
+        write_shard(Shard(VOICE, 1), tmp_path, 1, [(Utterance("plus", "one"), 1.0, bad)])
+    assert not Shard(VOICE, 1).path(tmp_path).exists()
