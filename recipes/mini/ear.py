@@ -174,9 +174,8 @@ def load_ear(folder: Path) -> Ear:
 
 
 def begin_from(ear: Ear, folder: Path) -> int:
-    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these.
-
-    An ear that is to tell more words keeps those that it can tell: its list begins with the other's.
+    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these. Of a longer
+    list of words, which begins with the other's, it keeps those that the other could tell.
 
     Raises AizuchiError if that one has not ended.
     """
