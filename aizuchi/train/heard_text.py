@@ -198,8 +198,12 @@ class HeardText:
 
     def some_misheard(self, ids: Tensor, rng: np.random.Generator) -> Tensor:
         """Input ids (B, T), but for a share `clean` of the rows as `misheard` makes them."""
-        clean = torch.from_numpy(rng.random(len(ids)) < self.given.clean).to(ids.device)
-        return torch.where(clean[:, None], ids, self.misheard(ids, rng))
+        rows = np.flatnonzero(rng.random(len(ids)) >= self.given.clean)
+        out = ids.clone()
+        if len(rows):
+            at = torch.from_numpy(rows).to(ids.device)
+            out[at] = self.misheard(ids[at], rng)
+        return out
 
     def deafened(
         self, user: Tensor, text: Tensor, silence: Tensor, rng: np.random.Generator
