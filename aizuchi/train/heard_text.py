@@ -191,6 +191,18 @@ class HeardText:
         inputs["text_labels"] = self.answers_of(self.grounded(inputs["text_labels"]))
         inputs["input_ids"] = self.some_misheard(inputs["input_ids"], rng)
 
+    def disturb(self, inputs: Any, deaf: Tensor | None, rng: np.random.Generator) -> None:
+        """Rows with sound as they are trained on, in place; of those that are ``deaf`` (B,) the answers alone."""
+        labels = self.grounded(inputs["text_labels"])
+        if deaf is not None:
+            deaf = deaf.to(labels.device)[:, None]
+            labels = torch.where(deaf, self.answers_of(labels), labels)
+            audio = inputs.get("audio_labels")  # when the voice stops, only sound tells
+            if audio is not None:
+                inputs["audio_labels"] = audio.masked_fill(deaf[:, None], -100)
+        inputs["text_labels"] = labels
+        inputs["input_ids"] = self.some_misheard(inputs["input_ids"], rng)
+
     def answers_of(self, labels: Tensor) -> Tensor:
         """Text labels (B, T) without all that only sound tells."""
         others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)

@@ -267,16 +267,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
             ignored = F.pad(unknown.to(device), (1 + config.delays[0], labels.shape[1]))[:, : labels.shape[1]]
             inputs["text_labels"] = labels.masked_fill(ignored, -100)
             if self.model.training:
-                inputs["text_labels"] = self.heard_text.grounded(inputs["text_labels"])
-            if deaf is not None:
-                labels = inputs["text_labels"]
-                deaf = deaf.to(device)[:, None]
-                inputs["text_labels"] = torch.where(deaf, self.heard_text.answers_of(labels), labels)
-                audio = inputs.get("audio_labels")  # when the voice stops, only sound tells
-                if audio is not None:
-                    inputs["audio_labels"] = audio.masked_fill(deaf[:, None], -100)
-            if self.model.training:
-                inputs["input_ids"] = self.heard_text.some_misheard(inputs["input_ids"], self.thinning)
+                self.heard_text.disturb(inputs, deaf, self.thinning)
         if self.model.training and inputs.get("audio_labels") is not None:
             inputs["audio_labels"] = thin_repeats(
                 inputs["audio_labels"], self.config.loss.repeats, self.thinning
