@@ -104,6 +104,10 @@ class Ear(nn.Module):
         """(B, F, K) -> (B, F, K)."""
         return self.encoder_transformer(components.transpose(1, 2)).transpose(1, 2)
 
+    def projected(self, components: Tensor) -> Tensor:
+        """(B, F, K) -> (B, F, dim), what the semantic codebooks quantize."""
+        return F.linear(self.latents(components), self.semantic.input_proj.weight[..., 0])
+
     def read(self, semantic: Tensor) -> Tensor:
         """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
         return self.words(self.reader(self.widen(semantic).transpose(1, 2)).transpose(1, 2))

@@ -35,14 +35,16 @@ from recipes.mini.ear import FRAMES
 from recipes.mini.ear_rows import WARPED, WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import DELAY, HeardWords, listening_text
-from recipes.mini.mix import mixed_dialogue, on_grid, speak_assistant
+from recipes.mini.mix import Mixed, mixed_dialogue, on_grid, render, speak_assistant
 from recipes.mini.sources import RECORDED, recordings
+from recipes.mini.speaking import write_speaking
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.timing import RATE
 from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 
 RUNS = Path("runs/mini")
-ROWS = 60  # in a shard of listening, 20 minutes
+ROWS = 60  # in a shard of listening or of speaking, 20 minutes
+SPEAK = "speak"  # folder of the assistant's lines
 CONTEXT = 20  # frames of silence before what the assistant says
 LATE = 0.15  # of the answers
 TAIL = 6  # frames after it until its codes are those of silence
@@ -105,12 +107,17 @@ class Coder:
 def coded_dialogue(
     number: int, seed: int, means: tuple[Any, list[Path]], coder: Coder
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """Dialogue `number` of `recipes.mini.mix`: codes of both sides (F, K), words (text, start, end, own) of both, and
-    where an answer is late: spans of frames (start, stop) in which silence is nothing to learn. Whether it is known
-    what the user says comes last.
+    """Dialogue `number` of `recipes.mini.mix`: what `coded` gives of it. Whether it is known what the user says comes
+    last.
     """
-    library, files = means
-    mixed = mixed_dialogue(number, seed, library, files, late=LATE)
+    mixed = mixed_dialogue(number, seed, *means, late=LATE)
+    return *coded(mixed, number, seed, coder), mixed.script.voice != RECORDED
+
+
+def coded(mixed: Mixed, number: int, seed: int, coder: Coder) -> tuple[Any, Any, Any, Any]:
+    """Codes of both sides of a dialogue (F, K), words (text, start, end, own) of both, and where an answer is late:
+    spans of frames (start, stop) in which silence is nothing to learn.
+    """
     rng = random.Random(f"coded/{seed}/{number}")
     lead = rng.randint(0, 19)  # frames of silence in front, so that conversations don't all begin at once
     frames = lead + -(-mixed.audio.shape[1] // FRAME_SAMPLES)
@@ -135,8 +142,7 @@ def coded_dialogue(
     noise = torch.Generator().manual_seed(int(generator.integers(1 << 62)))
     by = lead * FRAME_SAMPLES / RATE
     words = [(w.text, w.start + by, w.end + by, w.speaker == MAIN_SPEAKER) for w in mixed.words]
-    known = mixed.script.voice != RECORDED
-    return coder.model(wave[0], sorted(spans)), coder.user(heard, noise), words, late, known
+    return coder.model(wave[0], sorted(spans)), coder.user(heard, noise), words, late
 
 
 @torch.no_grad()
@@ -184,9 +190,19 @@ def make(args: argparse.Namespace) -> int:
             waiting[waiting == 0] = -1
         return DialogueTokens(f"ear/{args.seed}/{number}", text, model, user[:, None], heard=marks)
 
+    def speaking(number: int) -> DialogueTokens:
+        model, user, words, _ = coded(
+            render(write_speaking(f"{args.seed}/{number}")), number, args.seed, coder
+        )
+        said = [SpokenWord(text, start, end) for text, start, end, _ in words]
+        text = words_to_frames(said, len(model), tokenizer)
+        marks = heard.on_frames(None, len(model))  # padding is no target, nor, before a user speaks, a word
+        return DialogueTokens(f"speak/{args.seed}/{number}", text, model, user[:, None], heard=marks)
+
     for part, count, size, one in (
         ("train", args.dialogues, DIALOGUES, dialogue),
         (LISTEN, args.shards, ROWS, listening),
+        (SPEAK, args.speaking, ROWS, speaking),
     ):
         folder = args.out / part
         folder.mkdir(parents=True, exist_ok=True)
@@ -233,6 +249,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--shards", type=int, default=60, help="shards of listening, 20 minutes each (default %(default)s)"
+    )
+    parser.add_argument(
+        "--speaking",
+        type=int,
+        default=30,
+        help="shards of the assistant's lines alone, 20 minutes each (default %(default)s)",
     )
     parser.add_argument(
         "--takes", type=int, default=3, help="speakers made of each clip (default %(default)s)"

@@ -1,9 +1,9 @@
 """The convolutions before the ear, and the codec that both make: `python -m recipes.mini.front train|assemble --help`.
 
 `train`: Mimi's SEANet encoder learns to give the components of spectra (`recipes.mini.spectrum`) that the ear learned
-on. `assemble`: encoder, ear, and acoustic codebooks that are begun on what latents still tell of the spectrum make a
-`MimiModel`, whose codes are final. Its decoder is that of a codec given, or fresh: `aizuchi train mimi` with
-`train: decoder` teaches it.
+on, and what the ear makes of them before it quantizes. `assemble`: encoder, ear, and acoustic codebooks that are begun
+on what latents still tell of the spectrum make a `MimiModel`, whose codes are final. Its decoder is that of a codec
+given, or fresh: `aizuchi train mimi` with `train: decoder` teaches it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import run_command
-from recipes.mini.ear import CODEC, load_ear
+from recipes.mini.ear import CODEC, Ear, load_ear
 from recipes.mini.spectrum import Components
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
 
 RUNS = Path("runs/mini")
 FRAMES = 32  # of a row, 2.56 s
+HEARING = 3.0  # weight of what the ear projects, beside the components
 LOUD = 0.005  # RMS of a row that says something
 
 
@@ -71,7 +72,11 @@ class SoundRows:
 
 
 class FrontStage(Stage):
-    """Trains the encoder of a codec by the squared error of components."""
+    """Trains the encoder of a codec by the squared error of components, and of what an ear makes of them for its
+    semantic codebooks; the ear does not change.
+    """
+
+    panels = [["loss"], ["missed", "misheard"], ["valid_missed", "valid_misheard", "valid_codes"]]
 
     def __init__(
         self,
@@ -80,28 +85,43 @@ class FrontStage(Stage):
         rows: SoundRows,
         valid: SoundRows,
         components: Components,
+        ear: Ear,
     ):
         super().__init__(config, encoder, rows)
         self.valid, self.components = valid, components
+        self.ear = ear.requires_grad_(False)
 
-    def _missed(self, encoder: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def _missed(self, encoder: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what is wanted, the share that is missed: of components, of what the ear projects; and the share of frames
+        that have the first code that they should.
+        """
         target = self.components.of_wave(wave[:, 0])  # (B, F, K)
         made = encoder(wave).transpose(1, 2).float()
-        return (made - target).square().mean(), target.square().mean()
+        with torch.autocast(wave.device.type, enabled=False):
+            heard, wanted = self.ear.projected(made), self.ear.projected(target)  # (B, F, dim)
+        first = self.ear.semantic.codebooks()[0]
+        with torch.no_grad():
+            same = (first.encode(heard) == first.encode(wanted)).float().mean()
+        return (made - target).square().mean() / target.square().mean(), _missed_share(heard, wanted), same
 
     def measure(self, batch: Tensor):
-        """The squared error, and its share of the components' own size."""
+        """What is missed of both."""
         with self.accelerator.autocast():
-            loss, size = self._missed(self.model, batch)
-        return loss, {"missed": float(loss.detach() / size)}, batch.shape[0] * FRAMES
+            missed, misheard, _ = self._missed(self.model, batch)
+        values = {"missed": float(missed.detach()), "misheard": float(misheard.detach())}
+        return missed + HEARING * misheard, values, batch.shape[0] * FRAMES
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The share that is missed of rows that were left out."""
-        sums = np.zeros(2)
+        """What is missed of rows that were left out, and how many first codes are right."""
+        sums = np.zeros(3)
         for step in range(4):
             sums += [float(x) for x in self._missed(self.averages, self.valid(step))]
-        return {"missed": sums[0] / sums[1]}
+        return dict(zip(("missed", "misheard", "codes"), sums / 4))
+
+
+def _missed_share(made: Tensor, wanted: Tensor) -> Tensor:
+    return (made - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
 
 
 def make_codec(start: Path | None, semantic: int = CODEC["num_semantic_quantizers"]) -> Any:
@@ -134,7 +154,8 @@ def train(args: argparse.Namespace) -> int:
         SoundRows(args.sound, parts, args.batch_size, args.seed) for parts in (("train", LISTEN), ("valid",))
     ]
     components = Components.load(args.ear / "components.safetensors")
-    stage = FrontStage(config, make_codec(args.start).encoder, rows[0], rows[1], components)
+    encoder = make_codec(args.start).encoder
+    stage = FrontStage(config, encoder, rows[0], rows[1], components, load_ear(args.ear))
     print(stage.run())
     return 0
 

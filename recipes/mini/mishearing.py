@@ -18,7 +18,7 @@ from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES, ROUGH, WORD_DELAY, Ear, load_ear
 from recipes.mini.ear_rows import EarRows
-from recipes.mini.heard import HeardWords
+from recipes.mini.heard import OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames
 
 RUNS = Path("runs/mini")
@@ -38,8 +38,10 @@ def written(ear: Ear, given: torch.Tensor, pad: float = 0.0) -> torch.Tensor:
     return logits.argmax(-1)
 
 
-def listen(ear: Ear, components: Components, rows: EarRows, batches: int, pad: float) -> Mishearing:
-    """The error model of an ear over so many batches of rows."""
+def listen(
+    ear: Ear, components: Components, rows: EarRows, batches: int, pad: float, classes: int
+) -> Mishearing:
+    """The error model of an ear over so many batches of rows. Words that it tells beyond the classes are others."""
     found: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
     generator = torch.Generator().manual_seed(rows.seed)
     for step in trange(batches, unit="batch"):
@@ -47,24 +49,22 @@ def listen(ear: Ear, components: Components, rows: EarRows, batches: int, pad: f
         given = components.forward(log_frames(batch["power"]))
         given = given + ROUGH * torch.randn(given.shape, generator=generator)
         told = written(ear, given, pad)
-        for words, classes, own in zip(batch["words"], told, batch["own"]):
+        for words, best, own in zip(batch["words"], told, batch["own"]):
             if own:
                 continue
+            best = torch.where(best < classes, best, OTHER)
             said = [(int(words[f]), int(f) + WORD_DELAY) for f in words.nonzero()[:, 0]]
-            heard = [(int(classes[f]), int(f)) for f in classes.nonzero()[:, 0]]
+            heard = [(int(best[f]), int(f)) for f in best.nonzero()[:, 0]]
             for word, made in aligned(said, heard):
                 found[word][made] += 1
-    return Mishearing(
-        {word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, len(ear.words.bias)
-    )
+    return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
 
 
 def make(args: argparse.Namespace) -> int:
     ear, heard = load_ear(args.ear), HeardWords(args.heard)
     rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
-    found = listen(
-        ear, Components.load(args.ear / "components.safetensors"), rows, args.batches, args.no_word
-    )
+    components = Components.load(args.ear / "components.safetensors")
+    found = listen(ear, components, rows, args.batches, args.no_word, len(heard))
     found.save(args.out)
     print(
         f"{1 - found.rate:.1%} of the words of {len(found.heard)} classes were written down right: {args.out}"

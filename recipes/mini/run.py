@@ -50,7 +50,10 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         output=runs / "moshi",
         codec=runs / "codec-bf16",
         tokenizer=runs / "tokenizer.model",
-        data__train=f"{runs}/tokens/train:2,{runs}/tokens_ear/train:5,{runs}/tokens_ear/listen:3",
+        data__train=",".join(
+            f"{runs}/{part}"
+            for part in ("tokens/train:1", "tokens_ear/train:5", "tokens_ear/listen:3", "tokens_ear/speak:2")
+        ),
         data__valid=runs / "tokens/valid",
         text_only__train=runs / "tokens_words",
         heard_text__mishearing=runs / "mishearing.json",
@@ -100,7 +103,7 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         Stage("codec", "the small Mimi of both, in bfloat16", codec, [*codec, "--batches", "12"]),
         Stage("encode", "token shards", coded, coded),
         Stage("hours", "more token shards, from spectra", [*more, "--dialogues", "160", "--shards", "250"],
-              [*more, "--dialogues", "1", "--shards", "1"]),
+              [*more, "--dialogues", "1", "--shards", "1", "--speaking", "1"]),
         Stage("moshi", "the small Moshi", train("moshi", "moshi.yaml", **places),
               train("moshi", "moshi.yaml", **places, steps=40, **short)),
         Stage("decoder", "a better voice for the same codes", train("mimi", "decoder.yaml", **decoder),

@@ -9,7 +9,7 @@ import torch
 from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, front, mishearing
 from recipes.mini.ear_rows import EarRows
-from recipes.mini.heard import HeardWords, listening_text
+from recipes.mini.heard import OTHER, HeardWords, listening_text
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE
@@ -79,14 +79,61 @@ def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
     _, folder, _ = small
     known = ear.load_ear(folder)
     components = Components.load(folder / "components.safetensors")
-    every = mishearing.listen(known, components, rows, 2, pad=-99.0)  # it tells a word on each frame
-    none = mishearing.listen(known, components, rows, 2, pad=99.0)
+    every = mishearing.listen(known, components, rows, 2, -99.0, len(heard))  # it tells a word on each frame
+    none = mishearing.listen(known, components, rows, 2, 99.0, len(heard))
     said = [sum(count for _, count in ways) for ways in none.heard.values()]
     assert none.rate == 1.0 and set(none.heard) == set(every.heard) and sum(said) > 50
     assert all(ways == [((), n)] for ways, n in zip(none.heard.values(), said))
     some = sum(n for ways in every.heard.values() for made, n in ways if made)
     assert some > 0.8 * sum(said)  # those at the end of a row are told behind it
     assert none.classes == every.classes == len(heard)
+
+
+def test_words_that_only_the_ear_knows_are_others(small, library, heard, tmp_path):
+    _, folder, _ = small
+    known, fewer = ear.load_ear(folder), HeardWords(tmp_path_of(heard.words[:2], tmp_path))
+    with torch.no_grad():
+        known.words.bias[len(fewer)] += 99.0  # it tells this one word on each frame
+    rows = EarRows(library, [], fewer, FRAMES, takes=1)
+    components = Components.load(folder / "components.safetensors")
+    found = mishearing.listen(known, components, rows, 2, 0.0, len(fewer))
+    written = {word for ways in found.heard.values() for made, _ in ways for word in made}
+    assert len(heard) > len(fewer) == found.classes and written == {OTHER}
+
+
+def tmp_path_of(words, folder):
+    path = folder / "heard.txt"
+    path.write_text("\n".join(words))
+    return path
+
+
+def test_convolutions_learn_what_the_ear_makes_of_components(small, tmp_path):
+    """Right components cost nothing; an error that the ear takes for nothing costs less than one that it hears."""
+    _, folder, _ = small
+    components = Components.load(folder / "components.safetensors")
+    wave = torch.randn(2, 1, 1920 * 12, generator=torch.Generator().manual_seed(0)) * 0.1
+    stage = front.FrontStage(
+        StageConfig(str(tmp_path), precision="fp32"), front.make_codec(None).encoder,
+        lambda step: wave, lambda step: wave, components, ear.load_ear(folder),
+    )  # fmt: skip
+    right = components.of_wave(wave[:, 0]).transpose(1, 2)
+    missed, misheard, codes = stage._missed(lambda _: right, wave)
+    assert float(missed) < 1e-6 and float(misheard) < 1e-6 and float(codes) == 1
+    errors = right.detach().clone().requires_grad_()
+    stage._missed(lambda _: errors + 0.1, wave)[1].backward()
+    worst = errors.grad / errors.grad.norm()
+    other = torch.randn(worst.shape, generator=torch.Generator().manual_seed(1))
+    moved = [right + 20 * x / x.norm() for x in (worst, other)]
+    made = [stage._missed(lambda _, x=x: x, wave) for x in moved]
+    assert abs(float(made[0][0]) - float(made[1][0])) < 1e-5 and float(made[0][1]) > 1.2 * float(made[1][1])
+    loss, values, frames = stage.measure(wave)
+    both = values["missed"] + front.HEARING * values["misheard"]
+    assert frames == 2 * front.FRAMES and abs(float(loss.detach()) / both - 1) < 1e-4
+    loss.backward()
+    assert (
+        all(p.grad is None for p in stage.ear.parameters())
+        and stage.module.layers[0].conv.weight.grad is not None
+    )
 
 
 def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, small, tmp_path):
@@ -223,6 +270,8 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
         "2",
         "--dialogues",
         "0",
+        "--speaking",
+        "0",
     ]
     assert ear_tokens.main(command) == 0
     source = ShardSource(tmp_path / "out/listen")
@@ -240,6 +289,26 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
     assert before == [
         path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))
     ]
+
+
+def test_lines_are_said_to_nobody(made, library, heard, tmp_path, monkeypatch):
+    pytest.importorskip("hibari")
+    from recipes.mini import ear_tokens
+
+    root, where = made
+    tokenizer = ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model"
+    clips = next(iter(library.by_voice[VOICE].values()))[0].audio.parents[2]
+    monkeypatch.setattr(ear_tokens, "ROWS", 2)
+    command = [*where, "--clips", str(clips), "--codec", str(root / "codec"), "--vocabulary", str(tokenizer)]
+    command += ["--heard", str(tmp_path_of(heard.words, tmp_path)), "--out", str(tmp_path / "out")]
+    assert ear_tokens.main([*command, "--shards", "0", "--dialogues", "0", "--speaking", "1"]) == 0
+    source = ShardSource(tmp_path / "out/speak")
+    lengths = source.lengths()
+    piece = source.read(0, 0, int(lengths[0]))
+    assert list(lengths > 150) == [True] * 2 and (piece.heard == -1).all()  # no padding is a target
+    text = piece.text[piece.text > 3]
+    quiet = piece.model[:, -1:]
+    assert len(text) > 0.2 * lengths[0] and (piece.model != quiet).any(0).mean() > 0.6
 
 
 def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):

@@ -1,0 +1,48 @@
+"""What a model's voice learns from besides dialogues: the assistant's lines one after the other, said to nobody.
+
+In a dialogue the assistant speaks for a third of the time and says the same words again and again. Here it hardly
+pauses, and two in five lines are words in any order, each as often as any other: what it may have to repeat. When to
+speak, and what, is nothing to learn from these rows.
+"""
+
+from __future__ import annotations
+
+import random
+
+from recipes.mini.answers import reply
+from recipes.mini.listening import common_words, training_words
+from recipes.mini.script import Event, Script
+from recipes.mini.utterances import draw
+from recipes.mini.voices import ASSISTANT
+
+ANSWERS = 0.6  # share of the lines that are answers
+COMMON = 0.4  # share of the other lines' words that are in no training phrase
+LINE = "line"
+GAP = (0.15, 0.6)  # seconds
+TAIL = 0.4
+
+
+def draw_line(rng: random.Random) -> str:
+    """A line: an answer of any kind, or words in any order."""
+    if rng.random() < ANSWERS:
+        return reply(draw(rng), rng)
+    words = [
+        rng.choice(common_words() if rng.random() < COMMON else training_words())
+        for _ in range(rng.randint(1, 6))
+    ]
+    text = " ".join(words)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def write_speaking(seed: str, seconds: float = 20.0) -> Script:
+    """Lines for about so long; nobody else speaks."""
+    rng = random.Random(f"speaking/{seed}")
+    script = Script(seed, ASSISTANT, 1.0, TAIL)
+    length = 0.0
+    while length < seconds:
+        event = Event(len(script.events), "model", draw_line(rng), LINE, gap=round(rng.uniform(*GAP), 3))
+        event.after = event.id - 1 if event.id else None
+        script.events.append(event)
+        length += event.gap + 0.4 * len(event.text.split())
+    script.check()
+    return script
