@@ -192,6 +192,21 @@ def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.
         residual = residual - codebook.decode(codebook.encode(residual))
 
 
+def _quantizer_of(folder: Path, ear: Ear) -> dict[str, Tensor]:
+    """The codebooks of a codec that was made of the same ear.
+
+    Raises AizuchiError if it was made of another.
+    """
+    from aizuchi.models.mimi import MimiModel
+
+    found = {k: v.float() for k, v in MimiModel.from_pretrained(folder).quantizer.state_dict().items()}
+    own = ear.quantizer.state_dict()
+    name = "semantic_residual_vector_quantizer.input_proj.weight"
+    if found.keys() != own.keys() or not torch.equal(found[name], own[name].bfloat16().float()):
+        raise AizuchiError(f"{folder} was made of another ear: its codes would mean something else")
+    return found
+
+
 @torch.no_grad()
 def assemble(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
@@ -201,6 +216,12 @@ def assemble(args: argparse.Namespace) -> int:
     codec = make_codec(args.start, len(ear.semantic.codebooks())).eval()
     codec.encoder.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
+    if args.keep is not None:
+        codec.quantizer.load_state_dict(_quantizer_of(args.keep, ear))
+        round_to_bfloat16(codec)
+        save_model(codec, args.out)
+        print(args.out)
+        return 0
     codec.quantizer.load_state_dict(ear.quantizer.state_dict())
     round_to_bfloat16(codec)  # first: codebooks are begun on what the shipped weights give
     components = Components.load(args.ear / "components.safetensors")
@@ -239,6 +260,10 @@ def build_parser() -> argparse.ArgumentParser:
     joined = commands.add_parser("assemble", help="make the codec")
     joined.add_argument("--front", type=Path, default=RUNS / "front", help="default %(default)s")
     joined.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)")
+    joined.add_argument(
+        "--keep", type=Path,
+        help="a codec of the same ear whose codebooks stay, so that models of its codes understand these",
+    )  # fmt: skip
     joined.add_argument(
         "--assistant", type=float, default=0.7, help="its share of rows (default %(default)s)"
     )

@@ -229,6 +229,38 @@ def made(small, tmp_path_factory):
     return root, where
 
 
+def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, capsys):
+    from aizuchi.models.mimi import MimiModel
+
+    root, where = made
+    (tmp_path / "front/model").mkdir(parents=True)
+    other = front.make_codec(None)
+    torch.save(other.encoder.state_dict(), tmp_path / "front/model/weights.pt")
+    command = [
+        "assemble",
+        "--sound",
+        where[3],
+        "--front",
+        str(tmp_path / "front"),
+        "--keep",
+        str(root / "codec"),
+    ]
+    command += ["--start", str(root / "codec"), "--out", str(tmp_path / "codec")]
+    assert front.main([*command, "--ear", where[1]]) == 0
+    before, after = (MimiModel.from_pretrained(folder / "codec").state_dict() for folder in (root, tmp_path))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder"}
+    assert torch.equal(
+        after["encoder.layers.0.conv.weight"], other.encoder.layers[0].conv.weight.bfloat16().float()
+    )
+    strange = ear.Ear(5, reader_layers=1)
+    (tmp_path / "ear/model").mkdir(parents=True)
+    torch.save(strange.state_dict(), tmp_path / "ear/model/weights.pt")
+    (tmp_path / "ear/components.safetensors").write_bytes((small[1] / "components.safetensors").read_bytes())
+    assert front.main([*command, "--ear", str(tmp_path / "ear")]) == 2
+    assert "another ear" in capsys.readouterr().err
+
+
 def test_a_codec_hears_with_the_ear(small, made):
     from aizuchi.models.mimi import MimiModel
 
