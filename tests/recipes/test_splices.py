@@ -50,6 +50,21 @@ def test_every_word_lies_where_it_is_said_to(library):
         assert abs(np.argmax(spectrum) * 10 - _pitch(word.text)) <= 10, word
 
 
+def test_words_whose_times_are_guessed_are_not_cut(tmp_path):
+    audio = np.zeros(RATE, np.float32)
+    guessed = Spoken(audio, (("maybe", 0.1, 0.5),), exact=False)
+    known = Spoken(audio, (("surely", 0.1, 0.5),))
+    for number, clips in enumerate(([guessed] * 30, [known] * 20)):
+        said = [(Utterance("plus", clip.words[0][0]), 1.0, clip) for clip in clips]
+        write_shard(Shard(VOICE, number), tmp_path / "clips", 1, said)
+        write_shard(Shard(VOICE, number), tmp_path / f"clips{number}", 1, said)
+    both, only = ClipLibrary(tmp_path / "clips"), ClipLibrary(tmp_path / "clips0")
+    assert splices.spoken_words(both, "kokoro") == {"surely"}
+    assert splices.spliceable(only, "kokoro") == () and len(only.by_voice[VOICE]["plus"]) == 30
+    with pytest.raises(NoUtterance):
+        splices.spliced(random.Random(0), only, VOICE)
+
+
 def test_the_order_is_nobodys(library):
     _, words = splices.spliced(random.Random(4), library, VOICE)
     runs = [f"{a.text} {b.text}" for a, b in zip(words, words[1:])]
