@@ -252,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     learn = commands.add_parser("train", help="teach the encoder's convolutions (resumable)")
     learn.add_argument("--out", type=Path, default=RUNS / "front", help="folder (default %(default)s)")
-    learn.add_argument("--steps", type=int, default=4000, help="default %(default)s")
+    learn.add_argument("--steps", type=int, default=9000, help="default %(default)s")
     learn.add_argument("--batch-size", type=int, default=9, help="rows of 2.56 s (default %(default)s)")
     learn.add_argument("--learning-rate", type=float, default=1.5e-3, help="default %(default)s")
     learn.add_argument("--seed", type=int, default=1, help="default %(default)s")
