@@ -85,7 +85,7 @@ def package_model(args: argparse.Namespace) -> int:
     count = sum(p.numel() for p in model.parameters())
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)
-        _same_codes(model.audio_encoder, codec)
+        _same_codes(model.audio_encoder, codec, args.new_front)
         model.audio_encoder = codec
     if args.quantize != "none":
         model = quantize_model(model, args.quantize)
@@ -126,10 +126,11 @@ def package_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _same_codes(ours: Any, codec: Any) -> None:
-    """Refuse a codec that would write other codes than the one that the model learned with."""
+def _same_codes(ours: Any, codec: Any, new_front: bool) -> None:
+    """Refuse a codec whose codes are other ones than the model learned with; convolutions may be new if it is said."""
+    parts = ("encoder_transformer", "downsample", "quantizer", *(() if new_front else ("encoder.",)))
     for name, tensor in ours.state_dict().items():
-        if name.startswith(("encoder", "downsample", "quantizer")):
+        if name.startswith(parts):
             if not torch.equal(tensor, codec.state_dict()[name].to(tensor)):
                 raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
 
@@ -153,6 +154,10 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--codec", type=Path, help="a codec whose decoder was trained on (default: the model's)"
     )
+    model.add_argument(
+        "--new-front", action="store_true",
+        help="its convolutions, too, may be others than the model learned with (`front assemble --keep`)",
+    )  # fmt: skip
     model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
     model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")
     model.add_argument("--temperature", type=float, default=0.6, help="of the voice (default %(default)s)")
