@@ -83,8 +83,7 @@ class Ear(nn.Module):
         wide |= {
             "hidden_size": 256,
             "intermediate_size": 1024,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
+            **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
         }
         self.widen = nn.Linear(width, 256)
         self.reader = MimiTransformer(MimiConfig(**wide))
@@ -140,10 +139,7 @@ class Ear(nn.Module):
                     told = told + (entry if level == 0 or deep is None else entry * deep[:, None, None])
                 passed = exact + (told - exact).detach()
         semantic = F.linear(passed, branch.output_proj.weight[..., 0])
-        made = {
-            "words": self.read(semantic),
-            "phones": self.phones(semantic),
-        }
+        made = {"words": self.read(semantic), "phones": self.phones(semantic)}
         made |= {
             "kept": self.keep(latents),
             "commitment": commitment,
