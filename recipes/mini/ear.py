@@ -103,9 +103,9 @@ class Ear(nn.Module):
         """(B, F, K) -> (B, F, K)."""
         return self.encoder_transformer(components.transpose(1, 2)).transpose(1, 2)
 
-    def projected(self, components: Tensor) -> Tensor:
+    def project(self, latents: Tensor) -> Tensor:
         """(B, F, K) -> (B, F, dim), what the semantic codebooks quantize."""
-        return F.linear(self.latents(components), self.semantic.input_proj.weight[..., 0])
+        return F.linear(latents, self.semantic.input_proj.weight[..., 0])
 
     def read(self, semantic: Tensor) -> Tensor:
         """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
@@ -123,7 +123,7 @@ class Ear(nn.Module):
         """
         latents = self.latents(components)
         branch = self.semantic
-        projected = F.linear(latents, branch.input_proj.weight[..., 0])
+        projected = self.project(latents)
         passed, inputs, codes = projected, [], []
         commitment = projected.new_zeros(())
         if quantize:

@@ -98,7 +98,7 @@ class FrontStage(Stage):
         target = self.components.of_wave(wave[:, 0])  # (B, F, K)
         made = encoder(wave).transpose(1, 2).float()
         with torch.autocast(wave.device.type, enabled=False):
-            heard, wanted = self.ear.projected(made), self.ear.projected(target)  # (B, F, dim)
+            heard, wanted = (self.ear.project(self.ear.latents(x)) for x in (made, target))  # (B, F, dim)
         first = self.ear.semantic.codebooks()[0]
         with torch.no_grad():
             same = (first.encode(heard) == first.encode(wanted)).float().mean()
