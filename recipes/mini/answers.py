@@ -96,6 +96,13 @@ def reply(said: Utterance, rng: random.Random, previous: str | None = None) -> s
     return rng.choice(domain_answers(said.kind, said.meaning))
 
 
+def stock_lines() -> tuple[str, ...]:
+    """Lines that are said as they stand."""
+    talk = [line for lines in _SMALL_TALK.values() for line in lines]
+    jokes = [line for joke in facts.JOKES for line in joke]
+    return (*talk, *jokes, *STILL_THERE, *BACKCHANNEL, *NOTHING_TO_REPEAT)
+
+
 def again(previous: str | None, rng: random.Random) -> str:
     """The last line once more, sometimes after "I said"."""
     if previous is None:

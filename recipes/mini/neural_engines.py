@@ -14,22 +14,20 @@ import hashlib
 import os
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aizuchi.errors import AizuchiError
-from recipes.mini import grid
-from recipes.mini.timing import LEAD, RATE, Span, Spoken, join, shift, spread, tighten, trim
+from recipes.mini.timing import RATE, Span, Spoken, join, shift, spread, tighten, trim
 
 VOICES_FOLDER = Path(os.environ.get("AIZUCHI_MINI_VOICES", "runs/mini/voices"))
 UNIT = 600 / RATE
 LAG = 0.05  # the durations' grid runs behind the sound by this much
 SENTENCE_GAP = 0.22
-_PUNCTUATION = set(';:,.!?\u2014\u2026"()\u201c\u201d ')
-_MARKS = set("\u02c8\u02cc")  # stress: their time belongs to the phone that follows
+PUNCTUATION = set(';:,.!?\u2014\u2026"()\u201c\u201d ')
+MARKS = set("\u02c8\u02cc")  # stress: their time belongs to the phone that follows
 
 
 def _missing(what: str, how: str) -> AizuchiError:
@@ -130,9 +128,9 @@ def spans_of(
         start, end = float(edges[i + 1]), float(edges[i + 2])
         if phoneme == " ":
             groups.append([])
-        elif phoneme in _MARKS:
+        elif phoneme in MARKS:
             pending = start if pending is None else pending
-        elif phoneme not in _PUNCTUATION:
+        elif phoneme not in PUNCTUATION:
             groups[-1].append((phoneme, start if pending is None else pending, end))
             pending = None
     groups = [group for group in groups if group]
@@ -207,27 +205,6 @@ class HibariVoice(_NeuralVoice):
         inputs = {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
         *spectrum, units = self.session.run(None, inputs)
         return [*(part[0] for part in spectrum), units]
-
-
-class AssistantVoice(HibariVoice):
-    """The assistant: hibari's voice on the codec's grid, see `recipes.mini.grid`. Clips begin on it, and are whole
-    frames long.
-    """
-
-    gap = 3 * grid.FRAME / RATE
-
-    def _infer(self, ids: list[int], speed: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        *parts, f0, units = self._spectrum(ids, speed)
-        return grid.synthesize(parts, f0), units.reshape(-1)
-
-    def _trim(self, clip: Spoken) -> Spoken:
-        """Whole frames around the words."""
-        if not clip.words:
-            return clip
-        start = clip.words[0][1]
-        first = max(0, int((start - LEAD) * RATE)) // grid.FRAME * grid.FRAME
-        clip = trim(clip, lead=start - first / RATE)
-        return replace(clip, audio=np.pad(clip.audio, (0, -len(clip.audio) % grid.FRAME)))
 
 
 class KokoroVoice(_NeuralVoice):

@@ -134,9 +134,10 @@ def get_assistant() -> Engine:
 
     Raises AizuchiError if its engine is not installed.
     """
-    from recipes.mini import neural_engines
+    from recipes.mini.answers import stock_lines
+    from recipes.mini.assistant import AssistantVoice
 
-    return neural_engines.AssistantVoice()
+    return AssistantVoice(stock_lines())
 
 
 @functools.lru_cache(maxsize=64)
