@@ -34,6 +34,7 @@ from recipes.mini.voices import (
 FORMAT = 1
 CLIPS_PER_SHARD = 40
 LISTENING = 10_000  # from this number on a shard holds words in any order, see `recipes.mini.listening`
+MORE = 2  # times as many again of words in any order in voices of flite, Pico and festival
 SPEEDS = (0.85, 1.2)
 _PADDING = np.zeros(RATE // 50, np.float32)  # between clips, so that a decoder's edge touches none
 
@@ -83,7 +84,7 @@ _FAST = {
     "flite:rms": 14,
     "flite:slt": 10,
     "flite:kal16": 5,
-    "festival:slt": 1,
+    "festival:slt": 3,
 }
 
 
@@ -113,8 +114,12 @@ def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
 
 
 def listening_plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
-    """Shards of words in any order: the fast voices, then Kokoro in rounds of every plain voice and ten new mixes."""
+    """Shards of words in any order: the fast voices, those of whose engines there are few more of them, then Kokoro in
+    rounds of every plain voice and ten new mixes.
+    """
     yield from _fast_voices(LISTENING)
+    for more in range(1, MORE + 1):
+        yield from (shard for shard in _fast_voices(LISTENING + 100 * more) if shard.voice != ASSISTANT)
     rng, mixes = random.Random(f"{seed}/listening"), defaultdict(int)
     for number in range(rounds):
         for voice in training_voices("kokoro"):

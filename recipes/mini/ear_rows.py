@@ -33,6 +33,8 @@ TEMPOS = (0.8, 1.25)  # of rows: speed of speech at the same pitch
 WARPS = (0.87, 1.15)  # of rows: a shorter or longer throat
 WARPED = 0.6  # share of rows that have one
 SHARES = {"spliced": 55, "whole": 35, "assistant": 10}
+# Of rows, by the engine that speaks in them: where an engine has few voices these are heard more often.
+ENGINES = {"kokoro": 60, "hibari": 11, "flite": 14, "pico": 10, "festival": 5}
 UNKNOWN = -1
 
 
@@ -108,11 +110,7 @@ class EarRows:
                 found[voice].append(heard_clip(resample(spoken, factor), heard))
         self.voices: dict[str, list[HeardClip]] = dict(found)
         self.names = sorted(self.voices)
-        weights = [
-            len(self.voices[v]) ** 0.5 * (3 if v.startswith("kokoro") else 1.5 if v == ASSISTANT else 1)
-            for v in self.names
-        ]
-        self.weights = [w / sum(weights) for w in weights]
+        self.weights = voice_weights({voice: len(clips) for voice, clips in self.voices.items()})
         self.lines = [heard_clip(line, heard) for line in lines]
         self.places = {voice: _places(clips) for voice, clips in self.voices.items()}
         runs = ([heard.class_of(word) for word in run.split()] for run in held_out_runs())
@@ -233,6 +231,17 @@ class _Canvas:
         before = places.astype(np.int64)
         after, share = np.minimum(before + 1, self.length - 1), (places - before).astype(np.float32)[:, None]
         return self.power[before] * (1 - share) + self.power[after] * share
+
+
+def voice_weights(clips: dict[str, int]) -> list[float]:
+    """How often each voice is heard, by names in order: each engine by its share, in it by the root of the clips."""
+    roots = {voice: clips[voice] ** 0.5 for voice in sorted(clips)}
+    totals: dict[str, float] = defaultdict(float)
+    for voice, root in roots.items():
+        totals[voice.split(":")[0]] += root
+    return [
+        ENGINES[voice.split(":")[0]] * root / totals[voice.split(":")[0]] for voice, root in roots.items()
+    ]
 
 
 def warped(power: np.ndarray, factor: float) -> np.ndarray:

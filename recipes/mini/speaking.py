@@ -1,8 +1,8 @@
 """What a model's voice learns from besides dialogues: the assistant's lines one after the other, said to nobody.
 
-In a dialogue the assistant speaks for a third of the time and says the same words again and again. Here it hardly
-pauses, and two in five lines are words in any order, each as often as any other: what it may have to repeat. When to
-speak, and what, is nothing to learn from these rows.
+In a dialogue the assistant speaks for a third of the time and says the same words again and again, numbers mostly.
+Here it hardly pauses, kinds of answers whose words come seldom are as frequent as each other, and one in four lines is
+words in any order: what it may have to repeat. When to speak, and what, is nothing to learn from these rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from recipes.mini.script import Event, Script
 from recipes.mini.utterances import draw
 from recipes.mini.voices import ASSISTANT
 
-ANSWERS = 0.6  # share of the lines that are answers
+ANSWERS = 0.3  # share of the lines that are answers as in dialogues
+SELDOM = "day_after month_after opposite color sound spell repeat number_after".split()
+FACTS = 0.45  # share of answers of these kinds
 COMMON = 0.4  # share of the other lines' words that are in no training phrase
 LINE = "line"
 GAP = (0.15, 0.6)  # seconds
@@ -23,9 +25,10 @@ TAIL = 0.4
 
 
 def draw_line(rng: random.Random) -> str:
-    """A line: an answer of any kind, or words in any order."""
-    if rng.random() < ANSWERS:
-        return reply(draw(rng), rng)
+    """A line: an answer of any kind, one of a kind that comes seldom, or words in any order."""
+    which = rng.random()
+    if which < ANSWERS + FACTS:
+        return reply(draw(rng, rng.choice(SELDOM) if which < FACTS else None), rng)
     words = [
         rng.choice(common_words() if rng.random() < COMMON else training_words())
         for _ in range(rng.randint(1, 6))

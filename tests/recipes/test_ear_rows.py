@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recipes.mini import ear_rows
-from recipes.mini.ear_rows import EarRows, disturbed, ends_in, warped
+from recipes.mini.ear_rows import EarRows, disturbed, ends_in, voice_weights, warped
 from recipes.mini.spectrum import BANDS, HOP, STEPS, Components, band_centres, mel_power
 from recipes.mini.timing import RATE
 from tests.recipes.tones import FRAMES, WORDS, spoken, tone
@@ -112,3 +112,9 @@ def test_a_row_of_another_tempo_has_its_words_where_they_end(heard, tempo):
         assert row.words[int(end / STEPS)] == heard.class_of(word)
         middle = row.power[int(end - 12 / tempo) : int(end - 8 / tempo)].mean(0).argmax()
         assert abs(int(middle) - int(mel_power(tone(word))[5:15].mean(0).argmax())) <= 1
+
+
+def test_engines_are_heard_by_their_shares():
+    clips = {"pico:en-US": 9, "kokoro:b": 100, "kokoro:a": 25}
+    assert voice_weights(clips) == pytest.approx([20, 40, 10])  # a, b, pico
+    assert voice_weights({"flite:rms": 1}) == [14]
