@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.files import write_text
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import WORD_DELAY, Ear, load_ear
 from recipes.mini.heard import HeardWords, plain
 from recipes.mini.spectrum import Components, log_frames, mel_power
-from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level
+from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, spread
 
 RUNS = Path("runs/mini")
-FRAME = 1920
 SHIFTS = 4  # places of a clip on the frames, whose times are averaged
 LEAD = 10  # frames of silence before it
 
@@ -66,14 +66,14 @@ def ends_of(ear: Ear, components: Components, clip: Spoken, classes: list[int]) 
     guessed = np.array([end for word, _, end in clip.words if plain(word)])
     found = []
     for by in range(SHIFTS):
-        lead = LEAD * FRAME + by * FRAME // SHIFTS
-        length = -(-(lead + len(clip.audio)) // FRAME) + WORD_DELAY + 4
-        audio = np.zeros(length * FRAME, np.float32)
+        lead = LEAD * FRAME_SAMPLES + by * FRAME_SAMPLES // SHIFTS
+        length = -(-(lead + len(clip.audio)) // FRAME_SAMPLES) + WORD_DELAY + 4
+        audio = np.zeros(length * FRAME_SAMPLES, np.float32)
         audio[lead : lead + len(clip.audio)] = clip.audio
         places = best_places(
-            word_gains(ear, components, audio, classes), (guessed + lead / RATE) * RATE / FRAME
+            word_gains(ear, components, audio, classes), (guessed + lead / RATE) * RATE / FRAME_SAMPLES
         )
-        found.append((np.array(places) + 0.5) * FRAME / RATE - lead / RATE)
+        found.append((np.array(places) + 0.5) * FRAME_SAMPLES / RATE - lead / RATE)
     return np.mean(found, 0).clip(0.02, len(clip.audio) / RATE)
 
 
@@ -103,7 +103,8 @@ def align(args: argparse.Namespace) -> int:
         if not clip.exact:
             path = clip.audio.with_suffix(".json")
             by_shard.setdefault(path, {})[int(clip.name.split("#")[1])] = clip
-    moved = []
+    moved: list[float] = []
+    shards = 0
     for path, found in tqdm(by_shard.items(), unit="shard"):
         head = json.loads(path.read_text(encoding="utf-8"))
         if head.get("aligned"):
@@ -116,9 +117,10 @@ def align(args: argparse.Namespace) -> int:
                 moved += [abs(new[2] - old[2]) for new, old in zip(words, clip.words)]
                 head["clips"][place]["words"] = words
         head["aligned"] = True
+        shards += 1
         write_text(path, json.dumps(head, ensure_ascii=False, separators=(",", ":")) + "\n")
     if moved:
-        print(f"{len(moved)} words in {len(by_shard)} shards: moved by {np.median(moved):.3f} s (median)")
+        print(f"{len(moved)} words in {shards} shards: moved by {np.median(moved):.3f} s (median)")
     else:
         print("all clips have their times")
     return 0
@@ -126,8 +128,6 @@ def align(args: argparse.Namespace) -> int:
 
 def _check(ear: Ear, components: Components, heard: HeardWords, clips: list[Clip]) -> None:
     """Print how far from the truth words of clips with exact times are put whose times are guessed by their letters."""
-    from recipes.mini.timing import spread
-
     missed: dict[str, list[float]] = {"guessed": [], "aligned": []}
     for clip in tqdm(clips, unit="clip"):
         spoken = level(clip.read(), USER_LEVEL)

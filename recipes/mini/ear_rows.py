@@ -235,13 +235,11 @@ class _Canvas:
 
 def voice_weights(clips: dict[str, int]) -> list[float]:
     """How often each voice is heard, by names in order: each engine by its share, in it by the root of the clips."""
-    roots = {voice: clips[voice] ** 0.5 for voice in sorted(clips)}
+    roots = [(voice.split(":")[0], clips[voice] ** 0.5) for voice in sorted(clips)]
     totals: dict[str, float] = defaultdict(float)
-    for voice, root in roots.items():
-        totals[voice.split(":")[0]] += root
-    return [
-        ENGINES[voice.split(":")[0]] * root / totals[voice.split(":")[0]] for voice, root in roots.items()
-    ]
+    for engine, root in roots:
+        totals[engine] += root
+    return [ENGINES[engine] * root / totals[engine] for engine, root in roots]
 
 
 def warped(power: np.ndarray, factor: float) -> np.ndarray:
