@@ -3,8 +3,8 @@
 What a sentence does to its words, their pace and the sounds at their edges, a small model has to learn for each word
 anew, and rare words it never learned to say. So only stock lines, which are always the same, are spoken in one piece.
 In answers that vary every word sounds the same each time: as it does alone, over whole frames, from the same place of
-the first one. Of the codes of an answer's frames the commonest at that place of that word was right for 78 % of the
-first codebook and 86 % of the first acoustic one, before it was so 41 and 33 % (500 answers).
+the first one; words are joined as spectra. Of the codes of an answer's frames the commonest at that place of that word
+was right for 78 % of the first codebook and 86 % of the first acoustic one, before it was so 41 and 33 % (500 answers).
 """
 
 from __future__ import annotations
@@ -16,27 +16,34 @@ from typing import NamedTuple
 import numpy as np
 
 from recipes.mini import grid
+from recipes.mini.grid import FRAME
 from recipes.mini.neural_engines import PUNCTUATION, HibariVoice, spans_of
 from recipes.mini.timing import LEAD, RATE, Span, Spoken, quietest, shift, tighten, trim
 
 CARRIER = "Say, {}, again."  # where a word is said to be taken from
 EARLY, DECAY = 0.15, 0.12  # seconds before and after its phonemes in which it may begin and end
 SLOW = 1.1  # times as long as there
-LATE = 240  # samples of its first frame before a word begins, in which it is faded in
-FALL = 480  # and of fading out after its last one
+STEP = 240  # samples from one spectrum to the next: eight in a frame, which fall the same way into each
+HOPS = FRAME // STEP
+LATE = 1  # spectra of its first frame before a word begins
+BEFORE, AFTER = 2, 4  # spectra that are kept around a word
+CROSS = 1  # spectra on either side of a join in which one word goes over into the next
+SILENT = -11.0  # log magnitude where nothing is said
 PAUSE = 2  # frames, at a comma
 
 
 class Piece(NamedTuple):
-    """A word's sound.
+    """A word as spectra.
 
     Attributes:
-        audio: (samples,) float32; its word begins at sample `LATE`.
+        parts: five of (601, hops), see `grid.synthesize`; the word begins `BEFORE` spectra after the first.
+        f0: (hops,).
         frames: from the one in which it begins to the one in which the next word may.
-        phones: with their times in `audio`.
+        phones: with their times, counted from where the word begins.
     """
 
-    audio: np.ndarray
+    parts: tuple[np.ndarray, ...]
+    f0: np.ndarray
     frames: int
     phones: tuple[Span, ...]
 
@@ -53,6 +60,32 @@ def groups_of(phonemes: str) -> list[tuple[str, bool]]:
     return found
 
 
+def _joined(pieces: list[Piece], starts: list[int], frames: int) -> np.ndarray:
+    """(frames * 1920,) of words that begin in frames, one going over into the next as spectra do."""
+    hops = frames * HOPS
+    weights = np.zeros(hops, np.float32)
+    loudest = np.zeros(hops, np.float32)
+    parts = np.zeros((5, len(pieces[0].parts[0]), hops), np.float32)
+    f0 = np.zeros(hops, np.float32)
+    for piece, start in zip(pieces, starts):
+        first = start * HOPS + LATE - BEFORE
+        count = min(len(piece.f0), hops - first)
+        here = slice(first, first + count)
+        at = np.arange(count) - BEFORE  # from where the word begins
+        inside = np.minimum(at + CROSS, piece.frames * HOPS + CROSS - at) / (2 * CROSS)
+        weight = np.clip(inside, 0, 1).astype(np.float32)
+        for number in (0, 2, 3):  # log magnitudes
+            parts[number, :, here] += piece.parts[number][:, :count] * weight
+        weights[here] += weight
+        louder = weight > loudest[here]  # phases don't mix
+        for number in (1, 4):
+            parts[number, :, here] = np.where(louder, piece.parts[number][:, :count], parts[number, :, here])
+        f0[here] = np.where(louder, piece.f0[:count], f0[here])
+        loudest[here] = np.maximum(loudest[here], weight)
+    parts[[0, 2, 3]] += SILENT * np.clip(1 - weights, 0, None)
+    return grid.synthesize(list(parts), f0, STEP)
+
+
 class AssistantVoice(HibariVoice):
     """The assistant. Clips begin on a frame of the codec, and are whole frames long.
 
@@ -60,7 +93,7 @@ class AssistantVoice(HibariVoice):
         stock: lines whose sentences are spoken in one piece.
     """
 
-    gap = 3 * grid.FRAME / RATE
+    gap = 3 * FRAME / RATE
 
     def __init__(self, stock: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -77,15 +110,13 @@ class AssistantVoice(HibariVoice):
         for piece, (_, pause) in zip(pieces, groups):
             starts.append(at)
             at += piece.frames + (PAUSE if pause else 0)
-        audio = np.zeros((at + 2) * grid.FRAME, np.float32)
+        audio = _joined(pieces, starts, at + 2)
         spans: list[Span] = []
         phones: list[Span] = []
         for word, piece, start in zip(words, pieces, starts):
-            first = start * grid.FRAME
-            part = piece.audio[: len(audio) - first]
-            audio[first : first + len(part)] += part
-            phones += shift(piece.phones, first / RATE)
-            spans.append((word, (first + LATE) / RATE, (first + piece.frames * grid.FRAME + LATE) / RATE))
+            first = (start * FRAME + LATE * STEP) / RATE
+            spans.append((word, first, first + piece.frames * FRAME / RATE))
+            phones += shift(piece.phones, first)
         return self._trim(tighten(Spoken(audio, tuple(spans), tuple(phones))))
 
     def _piece(self, sounds: str, speed: float) -> Piece:
@@ -95,13 +126,11 @@ class AssistantVoice(HibariVoice):
         *parts, f0, units = self._spectrum([0, *(self.vocab[p] for p in carrier), 0], speed)
         (_, (_, begins, ends), _), phones, _ = spans_of(carrier, units.reshape(-1), ["", "", ""])
         around = grid.synthesize(parts, f0)
-        start = quietest(around, begins - EARLY, begins + 0.02) / grid.HOP  # in hops
-        end = quietest(around, ends - 0.02, ends + DECAY) / grid.HOP
-        frames = max(1, round(SLOW * (end - start) * grid.HOP / grid.FRAME))
-        scale = frames * grid.FRAME / grid.HOP / (end - start)
-        hops = np.arange(-(-(frames + 2) * grid.FRAME // grid.HOP))
-        # the frame before, and LATE samples, are in front of the word here
-        place = (hops - (grid.FRAME + LATE) / grid.HOP) / scale + start
+        start = quietest(around, begins - EARLY, begins + 0.02)  # samples
+        end = quietest(around, ends - 0.02, ends + DECAY)
+        frames = max(1, round(SLOW * (end - start) / FRAME))
+        scale = frames * FRAME / (end - start)
+        place = (np.arange(-BEFORE, frames * HOPS + AFTER) * STEP / scale + start) / grid.HOP
         place = np.clip(place, 0, parts[0].shape[1] - 1)
         low = np.floor(place).astype(int)
         high = np.minimum(low + 1, parts[0].shape[1] - 1)
@@ -112,15 +141,10 @@ class AssistantVoice(HibariVoice):
 
         loud, turn, noise, rest, free = parts
         # phases don't mix
-        warped = [between(loud), turn[:, near], between(noise), between(rest), free[:, near]]
-        whole = grid.synthesize(warped, f0[near])[grid.FRAME :]
-        stop = LATE + frames * grid.FRAME
-        audio = whole[: stop + FALL].copy()
-        audio[:LATE] *= np.linspace(0, 1, LATE, dtype=np.float32)
-        audio[stop:] *= np.linspace(1, 0, len(audio) - stop, dtype=np.float32)
+        warped = (between(loud), turn[:, near], between(noise), between(rest), free[:, near])
         own = [phone for phone in phones if begins <= phone[1] < ends]
-        moved = shift(own, LATE / RATE - start * scale * grid.HOP / RATE, scale, stop / RATE)
-        return Piece(audio, frames, moved)
+        moved = shift(own, -start * scale / RATE, scale, frames * FRAME / RATE)
+        return Piece(warped, f0[near], frames, moved)
 
     @functools.cached_property
     def carrier(self) -> tuple[str, str]:
@@ -137,6 +161,6 @@ class AssistantVoice(HibariVoice):
         if not clip.words:
             return clip
         start = clip.words[0][1]
-        first = max(0, int((start - LEAD) * RATE)) // grid.FRAME * grid.FRAME
+        first = max(0, int((start - LEAD) * RATE)) // FRAME * FRAME
         clip = trim(clip, lead=start - first / RATE)
-        return replace(clip, audio=np.pad(clip.audio, (0, -len(clip.audio) % grid.FRAME)))
+        return replace(clip, audio=np.pad(clip.audio, (0, -len(clip.audio) % FRAME)))

@@ -27,6 +27,7 @@ REPLY_GAP = (0.22, 0.45)
 LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
 STOP_LAG = (0.2, 0.35)
+LATE_STOP, LATE_STOPS = (0.35, 0.8), 0.2  # of stops that come late, and which share of them does
 ASK_AFTER = (6.5, 7.5)
 # The user's side is what it meets: wide.
 USER_GAP = (0.35, 2.6)
@@ -177,7 +178,10 @@ class _Writer:
             new = self.source.say(None)
         where = round(self.rng.uniform(0.25, 0.7), 3)
         breaking = self.user(new, 0.0, fraction=where)
-        answered.cut_by, answered.cut_lag = breaking.id, self._between(STOP_LAG)
+        # over before the answer to what was said
+        longer = new.utterance.kind != "stop" and len(new.utterance.text.split()) > 3
+        late = longer and self.late and self.rng.random() < LATE_STOPS
+        answered.cut_by, answered.cut_lag = breaking.id, self._between(LATE_STOP if late else STOP_LAG)
         self.answer(new)
 
     def listener(self) -> None:
@@ -236,7 +240,7 @@ class _Writer:
 # Scenes and how often each comes.
 _SCENES: tuple[tuple[Callable[[_Writer], None], float], ...] = (
     (_Writer.exchange, 62),
-    (_Writer.interruption, 11),
+    (_Writer.interruption, 15),
     (_Writer.long_turn, 7),
     (_Writer.listener, 4),
     (_Writer.silence, 5),
@@ -251,6 +255,7 @@ def write_script(
     """A dialogue of about so many seconds. The same seed and source give the same script.
 
     A share ``late`` of the answers comes late: for a model that has missed its turn, and must not learn to miss it.
+    Unless it is 0 some stops do, too.
     """
     rng = random.Random(f"script/{seed}")
     script = Script(seed, source.voice, source.factor, round(rng.uniform(0.5, 2.5), 3))

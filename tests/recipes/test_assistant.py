@@ -6,18 +6,20 @@ import pytest
 pytest.importorskip("hibari")
 
 from recipes.mini.answers import stock_lines
-from recipes.mini.assistant import FALL, LATE, PAUSE, AssistantVoice, groups_of
+from recipes.mini.assistant import LATE, PAUSE, STEP, AssistantVoice, groups_of
 from recipes.mini.grid import FRAME
 from recipes.mini.timing import RATE, check_times
 from recipes.mini.voices import get_assistant
 
+WINDOW = 1200  # samples to which a spectrum reaches
+
 
 def part_of(clip, word):
-    """A word's samples, but for those into which the word before it reaches."""
+    """A word's samples, but for those into which the words beside it reach."""
     start, end = next((s, e) for w, s, e in clip.words if w.strip(".,!?").lower() == word)
-    first = round(start * RATE) - LATE
+    first = round(start * RATE) - LATE * STEP
     assert first % FRAME == 0
-    return clip.audio[first + LATE + FALL : first + (round((end - start) * RATE) // FRAME) * FRAME]
+    return clip.audio[first + WINDOW : first + (round((end - start) * RATE) // FRAME) * FRAME - WINDOW // 2]
 
 
 def test_phonemes_by_word_and_the_pauses_between():
@@ -48,8 +50,8 @@ def test_times_are_in_order_and_phones_inside_their_words():
 
 def test_at_a_comma_it_pauses():
     clip = get_assistant().speak("Red, green.")
-    first = round(clip.words[1][1] * RATE) - LATE
-    pause = clip.audio[first - PAUSE * FRAME + LATE + FALL : first]
+    first = round(clip.words[1][1] * RATE) - LATE * STEP
+    pause = clip.audio[first - PAUSE * FRAME + WINDOW : first - WINDOW // 2]
     assert np.abs(pause).max() < 1e-4 * np.abs(clip.audio).max()
 
 

@@ -7,6 +7,8 @@ from recipes.mini import dialogues
 from recipes.mini.answers import BACKCHANNEL, FALLBACKS, STILL_THERE
 from recipes.mini.dialogues import (
     LATE_GAP,
+    LATE_STOP,
+    STOP_LAG,
     FreshSource,
     NoUtterance,
     Said,
@@ -180,3 +182,22 @@ def test_some_answers_come_late_where_that_is_asked_for():
     found = answers(0.2)
     assert 0.1 < sum(map(is_late, found)) / len(found) < 0.3
     assert all(e.gap <= LATE_GAP[1] for e in found)
+
+
+def test_some_stops_come_late_where_that_is_asked_for_but_before_the_next_answer():
+    def lags(late):
+        scripts = (
+            write_script(f"stops/{i}", FreshSource(random.Random(i), ASSISTANT, 0.9), late=late)
+            for i in range(150)
+        )
+        events = [(script, event) for script in scripts for event in script.events]
+        return [
+            (event.cut_lag, script.events[event.cut_by])
+            for script, event in events
+            if event.cut_by is not None
+        ]
+
+    assert all(lag <= STOP_LAG[1] for lag, _ in lags(0.0))
+    found = [(lag, by) for lag, by in lags(0.2) if lag > STOP_LAG[1]]
+    assert found and all(lag <= LATE_STOP[1] for lag, _ in found)
+    assert all(by.kind != "stop" and len(by.text.split()) > 3 for _, by in found)
