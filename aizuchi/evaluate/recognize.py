@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soxr
@@ -25,6 +25,7 @@ from aizuchi.transcript import Word, to_text
 
 WHISPER_VARIABLE = "AIZUCHI_WHISPER"
 WHISPER_RATE = 16_000
+LOOP = 2.4  # by how much a text compresses that repeats itself: Whisper's own threshold (openai/whisper, transcribe.py)
 PAD_SECONDS = 0.5  # of silence around a clip: Whisper drops words at a hard edge
 
 
@@ -46,7 +47,8 @@ class Recognizer(Protocol):
 
 
 class WhisperRecognizer:
-    """Whisper in CTranslate2's format, run by faster-whisper on the CPU: greedy, English, word times.
+    """Whisper in CTranslate2's format, run by faster-whisper on the CPU: greedy, English, word times. Where it
+    repeats itself it hears once more, with no three tokens twice.
 
     Args:
         model: folder of the model; None finds one (see the module's text).
@@ -74,15 +76,10 @@ class WhisperRecognizer:
             return Heard("", [])
         low = soxr.resample(wave, rate, WHISPER_RATE) if rate != WHISPER_RATE else wave
         pad = np.zeros(int(PAD_SECONDS * WHISPER_RATE), np.float32)
-        segments, _ = self._model.transcribe(
-            np.concatenate([pad, low.astype(np.float32), pad]),
-            language="en",
-            beam_size=self._beam,
-            temperature=0.0,  # no fallback to sampling: the same audio gives the same text
-            condition_on_previous_text=False,
-            word_timestamps=True,
-            without_timestamps=False,
-        )
+        padded = np.concatenate([pad, low.astype(np.float32), pad])
+        segments = self._transcribe(padded)
+        if any(segment.compression_ratio > LOOP for segment in segments):
+            segments = self._transcribe(padded, no_repeat_ngram_size=3)
         seconds = len(wave) / rate
         words = []
         for segment in segments:
@@ -92,6 +89,19 @@ class WhisperRecognizer:
                 if word.word.strip():
                     words.append(Word(word.word, float(start), float(end)))
         return Heard(to_text(words), words)
+
+    def _transcribe(self, audio: np.ndarray, **options: Any) -> list[Any]:
+        segments, _ = self._model.transcribe(
+            audio,
+            language="en",
+            beam_size=self._beam,
+            temperature=0.0,  # no fallback to sampling: the same audio gives the same text
+            condition_on_previous_text=False,
+            word_timestamps=True,
+            without_timestamps=False,
+            **options,
+        )
+        return list(segments)
 
 
 class RememberingRecognizer:
@@ -106,7 +116,7 @@ class RememberingRecognizer:
         self._recognizer, self._cache = recognizer, cache
 
     def __call__(self, wave: np.ndarray, rate: int) -> Heard:
-        key = content_key("transcript", self.name, rate, wave)
+        key = content_key("transcript/2", self.name, rate, wave)
         found = self._cache.get(key)
         if found is None:
             heard = self._recognizer(wave, rate)

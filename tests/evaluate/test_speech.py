@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,3 +190,30 @@ def test_whisper_hears_synthetic_speech():
     known = [word.start + 1.0 for word in speech.words[1:]]
     offsets = [heard_word.start - start for heard_word, start in zip(heard.words[1:], known)]
     assert np.median(np.abs(offsets)) < 0.15
+
+
+def test_a_recogniser_that_repeats_itself_hears_once_more(monkeypatch, tmp_path):
+    whisper = pytest.importorskip("faster_whisper")
+    asked = []
+
+    class Model:
+        loops = True
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def transcribe(self, audio, no_repeat_ngram_size=0, **options):
+            asked.append(no_repeat_ngram_size)
+            looped = self.loops and not no_repeat_ngram_size
+            texts = [" one", *([" two"] * (60 if looped else 1))]
+            words = [SimpleNamespace(word=text, start=1.0, end=1.2) for text in texts]
+            segment = SimpleNamespace(words=words, compression_ratio=6.0 if looped else 0.8)
+            return iter([segment]), None
+
+    monkeypatch.setattr(whisper, "WhisperModel", Model)
+    (tmp_path / "model.bin").write_bytes(b"")
+    recognizer = WhisperRecognizer(tmp_path)
+    wave = bursts([(0.1, 0.5)], 1.0)
+    assert recognizer(wave, RATE).text == "one two" and asked == [0, 3]
+    Model.loops = False
+    assert recognizer(wave, RATE).text == "one two" and asked == [0, 3, 0]
