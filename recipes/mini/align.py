@@ -20,7 +20,7 @@ from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.files import write_text
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.command import run_command
-from recipes.mini.ear import WORD_DELAY, Ear, load_ear
+from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
 from recipes.mini.heard import HeardWords, plain
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, spread

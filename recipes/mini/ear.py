@@ -16,207 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
 from recipes.mini.command import run_command
+from recipes.mini.ear_model import CODEC, Ear, begin_from, phone_loss, word_loss, words_told
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import HeardWords
-from recipes.mini.labels import CLASSES
 from recipes.mini.spectrum import Components, log_frames
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.timing import Spoken
 
 RUNS = Path("runs/mini")
 FRAMES = 256  # of a row, 20.5 s
-WORD_DELAY = 2  # frames after its end that a word is told
-PHONE_DELAY = 1
 ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
-NO_WORD = 0.15  # weight of frames in which no word ends
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
-SEMANTIC = "quantizer.semantic_residual_vector_quantizer.layers."
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
-# Sizes of the codec; what `recipes.mini.front` makes of it has the same.
-CODEC: dict[str, Any] = dict(
-    num_filters=16,
-    frame_rate=12.5,
-    upsampling_ratios=[2, 4, 5, 6, 8],
-    hidden_size=192,
-    num_hidden_layers=6,
-    num_attention_heads=3,
-    num_key_value_heads=3,
-    intermediate_size=576,
-    upsample_groups=192,
-    codebook_size=512,
-    codebook_dim=64,
-    vector_quantization_hidden_dimension=64,
-    num_quantizers=8,
-    num_semantic_quantizers=2,
-    sliding_window=15,
-    layer_scale_initial_scale=0.1,
-)
-
-
-class Ear(nn.Module):
-    """Components of spectra (B, F, K) to latents, semantic codes, and what a reader makes of them.
-
-    Args:
-        words: how many classes of words there are.
-    """
-
-    def __init__(self, words: int, config: Any = None, reader_layers: int = 2):
-        super().__init__()
-        from aizuchi.models.mimi import MimiConfig
-        from aizuchi.models.mimi.quantization import MimiSplitResidualVectorQuantizer
-        from aizuchi.models.mimi.transformer import MimiTransformer
-
-        config = config or MimiConfig(**CODEC)
-        width = config.hidden_size
-        self.encoder_transformer = MimiTransformer(config)
-        self.quantizer = MimiSplitResidualVectorQuantizer(config)
-        wide = {**config.to_dict(), "num_hidden_layers": reader_layers, "sliding_window": 25}
-        wide |= {
-            "hidden_size": 256,
-            "intermediate_size": 1024,
-            **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
-        }
-        self.widen = nn.Linear(width, 256)
-        self.reader = MimiTransformer(MimiConfig(**wide))
-        self.words = nn.Linear(256, words)
-        self.phones = nn.Linear(width, CLASSES)
-        self.keep = nn.Linear(width, width)
-        with torch.no_grad():
-            self.keep.weight.copy_(torch.eye(width))
-            self.keep.bias.zero_()
-
-    @property
-    def semantic(self) -> Any:
-        """The semantic residual quantizer."""
-        return self.quantizer.semantic_residual_vector_quantizer
-
-    def latents(self, components: Tensor) -> Tensor:
-        """(B, F, K) -> (B, F, K)."""
-        return self.encoder_transformer(components.transpose(1, 2)).transpose(1, 2)
-
-    def project(self, latents: Tensor) -> Tensor:
-        """(B, F, K) -> (B, F, dim), what the semantic codebooks quantize."""
-        return F.linear(latents, self.semantic.input_proj.weight[..., 0])
-
-    def read(self, semantic: Tensor) -> Tensor:
-        """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
-        return self.words(self.reader(self.widen(semantic).transpose(1, 2)).transpose(1, 2))
-
-    def forward(self, components: Tensor, quantize: bool, deep: Tensor | None = None) -> dict[str, Any]:
-        """Logits of words and phones, spectra that latents still tell, and what the quantizer did.
-
-        Args:
-            components: (B, F, K). quantize: whether codes come in between. deep: (B,) rows that all semantic codebooks
-                tell, not the first alone; None for all.
-        Returns:
-            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
-            and for each codebook its inputs (B, F, dim) and codes (B, F).
-        """
-        latents = self.latents(components)
-        branch = self.semantic
-        projected = self.project(latents)
-        passed, inputs, codes = projected, [], []
-        commitment = projected.new_zeros(())
-        if quantize:
-            with torch.autocast(projected.device.type, enabled=False):
-                exact = residual = projected.float()
-                told = torch.zeros_like(exact)
-                for level, codebook in enumerate(branch.codebooks()):
-                    inputs.append(residual.detach())
-                    codes.append(codebook.encode(inputs[-1]))
-                    entry = codebook.decode(codes[-1]).detach()
-                    commitment = commitment + F.mse_loss(residual, entry)
-                    residual = residual - entry
-                    told = told + (entry if level == 0 or deep is None else entry * deep[:, None, None])
-                passed = exact + (told - exact).detach()
-        semantic = F.linear(passed, branch.output_proj.weight[..., 0])
-        made = {"words": self.read(semantic), "phones": self.phones(semantic)}
-        made |= {
-            "kept": self.keep(latents),
-            "commitment": commitment,
-            "projected": projected.detach().float(),
-        }
-        return made | {"inputs": inputs, "codes": codes}
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / "model/weights.pt"
-    if not path.exists():
-        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
-    return torch.load(path, weights_only=True)
-
-
-def _count(weights: dict[str, Tensor], prefix: str) -> int:
-    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
-
-
-def load_ear(folder: Path) -> Ear:
-    """The ear that a run in a folder made, in evaluation mode.
-
-    Raises AizuchiError if it has not ended.
-    """
-    from aizuchi.models.mimi import MimiConfig
-
-    weights = _weights(folder)
-    config = MimiConfig(**CODEC | {"num_semantic_quantizers": _count(weights, SEMANTIC)})
-    ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
-    ear.load_state_dict(weights)
-    return ear.eval()
-
-
-def begin_from(ear: Ear, folder: Path) -> int:
-    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these. Of a longer
-    list of words, which begins with the other's, it keeps those that the other could tell.
-
-    Raises AizuchiError if that one has not ended.
-    """
-    other, own = _weights(folder), ear.state_dict()
-    for name in ("words.weight", "words.bias"):
-        if len(other[name]) < len(own[name]):
-            other[name] = torch.cat([other[name], own[name][len(other[name]) :]])
-    fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
-    fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
-    ear.load_state_dict(own | fits)
-    return min(len(ear.semantic.codebooks()), _count(other, SEMANTIC))
-
-
-def word_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Cross-entropy of (B, F, C) with the words (B, F), told `WORD_DELAY` frames late."""
-    logits, words = logits[:, WORD_DELAY:].float(), words[:, : words.shape[1] - WORD_DELAY]
-    loss = F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
-    weight = torch.where(words.flatten() > 0, 1.0, NO_WORD)
-    return (loss * weight).sum() / weight.sum()
-
-
-def phone_loss(logits: Tensor, shares: Tensor) -> Tensor:
-    """Cross-entropy of (B, F, CLASSES) with shares of phones, NaN where nobody knows, `PHONE_DELAY` frames late."""
-    logits, shares = logits[:, PHONE_DELAY:].float(), shares[:, : shares.shape[1] - PHONE_DELAY]
-    known = ~shares.isnan().any(-1)
-    loss = -(shares.nan_to_num() * logits.log_softmax(-1)).sum(-1)
-    return (loss * known).sum() / known.sum().clamp(min=1)
-
-
-def words_told(logits: Tensor, words: Tensor) -> tuple[int, int, int]:
-    """How many words were said; how many of them are the likeliest class within a frame of their place; how many
-    are told where none is.
-    """
-    best = logits.argmax(-1)[:, WORD_DELAY:]
-    words = words[:, : words.shape[1] - WORD_DELAY]
-    right = torch.zeros_like(words, dtype=torch.bool)
-    near = words > 0
-    for by in (-1, 0, 1):
-        right |= (best.roll(by, 1) == words) & (words > 0)
-        near |= words.roll(by, 1) > 0
-    return int((words > 0).sum()), int(right.sum()), int(((best > 0) & ~near).sum())
 
 
 class EarStage(Stage):
@@ -358,7 +176,7 @@ def train(args: argparse.Namespace) -> int:
     if not path.exists():
         fit_components(rows, CODEC["hidden_size"]).save(path)
     ear = Ear(len(heard), reader_layers=args.reader_layers)
-    carried = 0 if args.begin is None else begin_from(ear, args.begin)
+    carried = 0 if args.begin is None else begin_from(ear, args.begin, args.codec)
     stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried)
     print(stage.run())
     return 0
@@ -380,6 +198,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--lines", type=int, default=1500, help="lines of the assistant (default %(default)s)"
     )
     parser.add_argument("--begin", type=Path, help="an ear's folder to begin with (then --start may be 0)")
+    parser.add_argument(
+        "--codec",
+        type=Path,
+        help="a codec that hears with the ear of --begin, where that one's weights are gone",
+    )
     parser.add_argument("--reader-layers", type=int, default=2, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=5000, help="default %(default)s")
     parser.add_argument(

@@ -22,7 +22,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import run_command
-from recipes.mini.ear import CODEC, Ear, load_ear
+from recipes.mini.ear_model import CODEC, Ear, load_ear
 from recipes.mini.spectrum import Components
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN

@@ -16,7 +16,8 @@ from tqdm import trange
 from aizuchi.train.mishearing import Mishearing, aligned
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
-from recipes.mini.ear import FRAMES, ROUGH, WORD_DELAY, Ear, load_ear
+from recipes.mini.ear import FRAMES, ROUGH
+from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames

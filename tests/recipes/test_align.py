@@ -11,7 +11,7 @@ import torch
 from recipes.mini import align as module
 from recipes.mini.align import align, best_places, ends_of, timed
 from recipes.mini.clips import ClipLibrary, Shard, write_shard
-from recipes.mini.ear import WORD_DELAY
+from recipes.mini.ear_model import WORD_DELAY
 from recipes.mini.heard import HeardWords
 from recipes.mini.timing import Spoken, check_times
 from recipes.mini.utterances import Utterance

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aizuchi.train.tokens import ShardSource
-from recipes.mini import ear, front, mishearing
+from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import OTHER, HeardWords, listening_text
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames
@@ -24,13 +24,13 @@ def test_losses_ask_for_words_after_their_delay():
     logits = torch.full((1, 14, 4), -9.0)
     for frame in range(14):
         logits[0, frame, {3: 3, 10: 2}.get(frame, 0)] = 9.0
-    assert float(ear.word_loss(logits, words)) < 1e-3
-    assert float(ear.word_loss(logits.roll(2, 1), words)) > 1
-    assert ear.words_told(logits, words) == (2, 2, 0)
-    assert ear.words_told(logits.roll(1, 1), words) == (2, 2, 0)  # a frame more or less is as good
-    assert ear.words_told(logits.roll(3, 1), words) == (2, 0, 2)
-    shares = torch.full((1, 8, ear.CLASSES), float("nan"))
-    assert float(ear.phone_loss(torch.zeros(1, 8, ear.CLASSES), shares)) == 0  # nobody knows
+    assert float(ear_model.word_loss(logits, words)) < 1e-3
+    assert float(ear_model.word_loss(logits.roll(2, 1), words)) > 1
+    assert ear_model.words_told(logits, words) == (2, 2, 0)
+    assert ear_model.words_told(logits.roll(1, 1), words) == (2, 2, 0)  # a frame more or less is as good
+    assert ear_model.words_told(logits.roll(3, 1), words) == (2, 0, 2)
+    shares = torch.full((1, 8, ear_model.CLASSES), float("nan"))
+    assert float(ear_model.phone_loss(torch.zeros(1, 8, ear_model.CLASSES), shares)) == 0  # nobody knows
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def small(rows, library, heard, tmp_path_factory):
             str(out), steps, 2, seed=1, precision="fp32", eval_every=0, save_every=4, warmup=2
         )
         config.final = 1.0
-        return ear.EarStage(config, ear.Ear(len(heard), reader_layers=1), rows, valid, components, start=3)
+        return ear.EarStage(
+            config, ear_model.Ear(len(heard), reader_layers=1), rows, valid, components, start=3
+        )
 
     run = stage(6, folder)
     run.run()
@@ -77,7 +79,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path):
 
 def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
     _, folder, _ = small
-    known = ear.load_ear(folder)
+    known = ear_model.load_ear(folder)
     components = Components.load(folder / "components.safetensors")
     every = mishearing.listen(known, components, rows, 2, -99.0, len(heard))  # it tells a word on each frame
     none = mishearing.listen(known, components, rows, 2, 99.0, len(heard))
@@ -91,7 +93,7 @@ def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
 
 def test_words_that_only_the_ear_knows_are_others(small, library, heard, tmp_path):
     _, folder, _ = small
-    known, fewer = ear.load_ear(folder), HeardWords(tmp_path_of(heard.words[:2], tmp_path))
+    known, fewer = ear_model.load_ear(folder), HeardWords(tmp_path_of(heard.words[:2], tmp_path))
     with torch.no_grad():
         known.words.bias[len(fewer)] += 99.0  # it tells this one word on each frame
     rows = EarRows(library, [], fewer, FRAMES, takes=1)
@@ -114,7 +116,7 @@ def test_convolutions_learn_what_the_ear_makes_of_components(small, tmp_path):
     wave = torch.randn(2, 1, 1920 * 12, generator=torch.Generator().manual_seed(0)) * 0.1
     stage = front.FrontStage(
         StageConfig(str(tmp_path), precision="fp32"), front.make_codec(None).encoder,
-        lambda step: wave, lambda step: wave, components, ear.load_ear(folder),
+        lambda step: wave, lambda step: wave, components, ear_model.load_ear(folder),
     )  # fmt: skip
     right = components.of_wave(wave[:, 0]).transpose(1, 2)
     missed, misheard, codes = stage._missed(lambda _: right, wave)
@@ -141,14 +143,14 @@ def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, s
 
     _, folder, _ = small
     torch.manual_seed(7)
-    config = MimiConfig(**ear.CODEC | {"num_semantic_quantizers": 1})
-    other = ear.Ear(len(heard), config, reader_layers=3)
+    config = MimiConfig(**ear_model.CODEC | {"num_semantic_quantizers": 1})
+    other = ear_model.Ear(len(heard), config, reader_layers=3)
     (tmp_path / "other/model").mkdir(parents=True)
     torch.save(other.state_dict(), tmp_path / "other/model/weights.pt")
     components = Components.load(folder / "components.safetensors")
     given = components.forward(log_frames(torch.rand(1, 8 * STEPS, BANDS)))
-    made = ear.Ear(len(heard), reader_layers=1)
-    assert ear.begin_from(made, tmp_path / "other") == 1
+    made = ear_model.Ear(len(heard), reader_layers=1)
+    assert ear_model.begin_from(made, tmp_path / "other") == 1
     valid = EarRows(library, [], heard, FRAMES, validation=True)
     run_config = StageConfig(str(tmp_path / "run"), 2, 2, precision="fp32", eval_every=0)
     run = ear.EarStage(run_config, made, rows, valid, components, start=0, carried=1)
@@ -162,11 +164,11 @@ def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, s
 
 
 def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
-    other, made = ear.Ear(5, reader_layers=1), ear.Ear(9, reader_layers=1)
+    other, made = ear_model.Ear(5, reader_layers=1), ear_model.Ear(9, reader_layers=1)
     (tmp_path / "model").mkdir()
     torch.save(other.state_dict(), tmp_path / "model/weights.pt")
     new = made.words.weight[5:].clone()
-    ear.begin_from(made, tmp_path)
+    ear_model.begin_from(made, tmp_path)
     assert torch.equal(made.words.weight[:5], other.words.weight) and torch.equal(made.words.weight[5:], new)
     assert torch.equal(made.words.bias[:5], other.words.bias)
 
@@ -224,7 +226,7 @@ def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, 
     assert torch.equal(
         after["encoder.layers.0.conv.weight"], other.encoder.layers[0].conv.weight.bfloat16().float()
     )
-    strange = ear.Ear(5, reader_layers=1)
+    strange = ear_model.Ear(5, reader_layers=1)
     (tmp_path / "ear/model").mkdir(parents=True)
     torch.save(strange.state_dict(), tmp_path / "ear/model/weights.pt")
     (tmp_path / "ear/components.safetensors").write_bytes((small[1] / "components.safetensors").read_bytes())
@@ -242,7 +244,7 @@ def test_a_codec_hears_with_the_ear(small, made):
     )
     with torch.no_grad():
         codes = codec.encode(wave, return_dict=True).audio_codes
-        own = ear.load_ear(folder)
+        own = ear_model.load_ear(folder)
         own.encoder_transformer.load_state_dict(codec.encoder_transformer.state_dict())  # rounded
         projection = codec.quantizer.semantic_residual_vector_quantizer.input_proj
         own.semantic.input_proj.load_state_dict(projection.state_dict())
@@ -367,7 +369,7 @@ def test_what_ships_hears_with_the_ear_whose_components_are_kept(tmp_path):
 
     codec, whole = load_codec(out), load_codec(ROOT / "aizuchi/pretrained/mini")
     assert codec.fingerprint() == whole.fingerprint()  # rounded before: the same codes
-    assert all(getattr(codec.model.config, name) == value for name, value in ear.CODEC.items())
+    assert all(getattr(codec.model.config, name) == value for name, value in ear_model.CODEC.items())
     rng = np.random.default_rng(0)
     wave = 0.05 * np.sin(2 * np.pi * 200 * np.arange(1920 * 25) / RATE)
     wave = torch.from_numpy((wave + 0.01 * rng.standard_normal(len(wave))).astype(np.float32))
@@ -376,3 +378,22 @@ def test_what_ships_hears_with_the_ear_whose_components_are_kept(tmp_path):
     wanted = components.of_wave(wave)
     assert float((made - wanted).square().mean()) < 0.6 * float(wanted.square().mean())
     assert len(HeardWords(ROOT / "recipes/mini/milestone/heard.txt")) > 900
+
+
+def test_an_ear_begins_with_what_ships(tmp_path):
+    from aizuchi.data.codec import load_codec
+
+    shipped = ROOT / "aizuchi/pretrained/mini"
+    made = ear_model.Ear(5, reader_layers=1)
+    assert ear_model.begin_from(made, tmp_path / "gone", shipped) == 2
+    codec = load_codec(shipped).model.float()
+    components = torch.randn(
+        2, 20, ear_model.CODEC["hidden_size"], generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        latents = codec.encoder_transformer(components.transpose(1, 2))
+        semantic = codec.quantizer.semantic_residual_vector_quantizer
+        wanted = semantic.encode(latents, 2)
+        told = made.eval()(components, True)["codes"]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(told, wanted))
+    assert len({int(code) for code in told[0].flatten()}) > 10

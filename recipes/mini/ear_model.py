@@ -1,0 +1,212 @@
+"""The ear of the small Mimi as a model: what it makes of spectra, and what it learns from.
+
+`recipes.mini.ear` trains it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aizuchi.errors import AizuchiError
+from recipes.mini.labels import CLASSES
+
+WORD_DELAY = 2  # frames after its end that a word is told
+PHONE_DELAY = 1
+NO_WORD = 0.15  # weight of frames in which no word ends
+SEMANTIC = "quantizer.semantic_residual_vector_quantizer.layers."
+HEARING = (
+    "encoder_transformer.",
+    "quantizer.semantic_residual_vector_quantizer.",
+)  # an ear's part of a codec
+# Sizes of the codec; what `recipes.mini.front` makes of it has the same.
+CODEC: dict[str, Any] = dict(
+    num_filters=16,
+    frame_rate=12.5,
+    upsampling_ratios=[2, 4, 5, 6, 8],
+    hidden_size=192,
+    num_hidden_layers=6,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    intermediate_size=576,
+    upsample_groups=192,
+    codebook_size=512,
+    codebook_dim=64,
+    vector_quantization_hidden_dimension=64,
+    num_quantizers=8,
+    num_semantic_quantizers=2,
+    sliding_window=15,
+    layer_scale_initial_scale=0.1,
+)
+
+
+class Ear(nn.Module):
+    """Components of spectra (B, F, K) to latents, semantic codes, and what a reader makes of them.
+
+    Args:
+        words: how many classes of words there are.
+    """
+
+    def __init__(self, words: int, config: Any = None, reader_layers: int = 2):
+        super().__init__()
+        from aizuchi.models.mimi import MimiConfig
+        from aizuchi.models.mimi.quantization import MimiSplitResidualVectorQuantizer
+        from aizuchi.models.mimi.transformer import MimiTransformer
+
+        config = config or MimiConfig(**CODEC)
+        width = config.hidden_size
+        self.encoder_transformer = MimiTransformer(config)
+        self.quantizer = MimiSplitResidualVectorQuantizer(config)
+        wide = {**config.to_dict(), "num_hidden_layers": reader_layers, "sliding_window": 25}
+        wide |= {
+            "hidden_size": 256,
+            "intermediate_size": 1024,
+            **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), 4),
+        }
+        self.widen = nn.Linear(width, 256)
+        self.reader = MimiTransformer(MimiConfig(**wide))
+        self.words = nn.Linear(256, words)
+        self.phones = nn.Linear(width, CLASSES)
+        self.keep = nn.Linear(width, width)
+        with torch.no_grad():
+            self.keep.weight.copy_(torch.eye(width))
+            self.keep.bias.zero_()
+
+    @property
+    def semantic(self) -> Any:
+        """The semantic residual quantizer."""
+        return self.quantizer.semantic_residual_vector_quantizer
+
+    def latents(self, components: Tensor) -> Tensor:
+        """(B, F, K) -> (B, F, K)."""
+        return self.encoder_transformer(components.transpose(1, 2)).transpose(1, 2)
+
+    def project(self, latents: Tensor) -> Tensor:
+        """(B, F, K) -> (B, F, dim), what the semantic codebooks quantize."""
+        return F.linear(latents, self.semantic.input_proj.weight[..., 0])
+
+    def read(self, semantic: Tensor) -> Tensor:
+        """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
+        return self.words(self.reader(self.widen(semantic).transpose(1, 2)).transpose(1, 2))
+
+    def forward(self, components: Tensor, quantize: bool, deep: Tensor | None = None) -> dict[str, Any]:
+        """Logits of words and phones, spectra that latents still tell, and what the quantizer did.
+
+        Args:
+            components: (B, F, K). quantize: whether codes come in between. deep: (B,) rows that all semantic codebooks
+                tell, not the first alone; None for all.
+        Returns:
+            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
+            and for each codebook its inputs (B, F, dim) and codes (B, F).
+        """
+        latents = self.latents(components)
+        branch = self.semantic
+        projected = self.project(latents)
+        passed, inputs, codes = projected, [], []
+        commitment = projected.new_zeros(())
+        if quantize:
+            with torch.autocast(projected.device.type, enabled=False):
+                exact = residual = projected.float()
+                told = torch.zeros_like(exact)
+                for level, codebook in enumerate(branch.codebooks()):
+                    inputs.append(residual.detach())
+                    codes.append(codebook.encode(inputs[-1]))
+                    entry = codebook.decode(codes[-1]).detach()
+                    commitment = commitment + F.mse_loss(residual, entry)
+                    residual = residual - entry
+                    told = told + (entry if level == 0 or deep is None else entry * deep[:, None, None])
+                passed = exact + (told - exact).detach()
+        semantic = F.linear(passed, branch.output_proj.weight[..., 0])
+        made = {"words": self.read(semantic), "phones": self.phones(semantic)}
+        made |= {
+            "kept": self.keep(latents),
+            "commitment": commitment,
+            "projected": projected.detach().float(),
+        }
+        return made | {"inputs": inputs, "codes": codes}
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "model/weights.pt"
+    if not path.exists():
+        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
+    return torch.load(path, weights_only=True)
+
+
+def _heard_with(codec: Path) -> dict[str, Tensor]:
+    from aizuchi.data.codec import load_codec
+
+    weights = load_codec(codec).model.float().state_dict()
+    return {name: weight for name, weight in weights.items() if name.startswith(HEARING)}
+
+
+def _count(weights: dict[str, Tensor], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
+
+
+def load_ear(folder: Path) -> Ear:
+    """The ear that a run in a folder made, in evaluation mode.
+
+    Raises AizuchiError if it has not ended.
+    """
+    from aizuchi.models.mimi import MimiConfig
+
+    weights = _weights(folder)
+    config = MimiConfig(**CODEC | {"num_semantic_quantizers": _count(weights, SEMANTIC)})
+    ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
+    ear.load_state_dict(weights)
+    return ear.eval()
+
+
+def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:
+    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these. Of a longer
+    list of words, which begins with the other's, it keeps those that the other could tell.
+
+    Args:
+        folder: of the other's run. codec: in place of it, a codec that hears with the other; what tells words from its
+            codes is then begun anew.
+
+    Raises AizuchiError if that one has not ended.
+    """
+    other, own = _weights(folder) if codec is None else _heard_with(codec), ear.state_dict()
+    for name in ("words.weight", "words.bias"):
+        if name in other and len(other[name]) < len(own[name]):
+            other[name] = torch.cat([other[name], own[name][len(other[name]) :]])
+    fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
+    fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
+    ear.load_state_dict(own | fits)
+    return min(len(ear.semantic.codebooks()), _count(other, SEMANTIC))
+
+
+def word_loss(logits: Tensor, words: Tensor) -> Tensor:
+    """Cross-entropy of (B, F, C) with the words (B, F), told `WORD_DELAY` frames late."""
+    logits, words = logits[:, WORD_DELAY:].float(), words[:, : words.shape[1] - WORD_DELAY]
+    loss = F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
+    weight = torch.where(words.flatten() > 0, 1.0, NO_WORD)
+    return (loss * weight).sum() / weight.sum()
+
+
+def phone_loss(logits: Tensor, shares: Tensor) -> Tensor:
+    """Cross-entropy of (B, F, CLASSES) with shares of phones, NaN where nobody knows, `PHONE_DELAY` frames late."""
+    logits, shares = logits[:, PHONE_DELAY:].float(), shares[:, : shares.shape[1] - PHONE_DELAY]
+    known = ~shares.isnan().any(-1)
+    loss = -(shares.nan_to_num() * logits.log_softmax(-1)).sum(-1)
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def words_told(logits: Tensor, words: Tensor) -> tuple[int, int, int]:
+    """How many words were said; how many of them are the likeliest class within a frame of their place; how many
+    are told where none is.
+    """
+    best = logits.argmax(-1)[:, WORD_DELAY:]
+    words = words[:, : words.shape[1] - WORD_DELAY]
+    right = torch.zeros_like(words, dtype=torch.bool)
+    near = words > 0
+    for by in (-1, 0, 1):
+        right |= (best.roll(by, 1) == words) & (words > 0)
+        near |= words.roll(by, 1) > 0
+    return int((words > 0).sum()), int(right.sum()), int(((best > 0) & ~near).sum())
