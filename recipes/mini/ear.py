@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
@@ -159,6 +160,8 @@ def speak_lines(count: int) -> list[Spoken]:
 
 
 def train(args: argparse.Namespace) -> int:
+    if args.codec is not None and args.begin is None:
+        raise AizuchiError("--codec goes with --begin, the folder of its ear's components")
     library = ClipLibrary(args.clips)
     heard = HeardWords(args.heard)
     torch.manual_seed(args.seed)

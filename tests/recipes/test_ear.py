@@ -397,3 +397,8 @@ def test_an_ear_begins_with_what_ships(tmp_path):
         told = made.eval()(components, True)["codes"]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(told, wanted))
     assert len({int(code) for code in told[0].flatten()}) > 10
+
+
+def test_a_codec_to_begin_with_needs_its_components(capsys):
+    assert ear.main(["--codec", str(ROOT / "aizuchi/pretrained/mini")]) != 0
+    assert "--begin" in capsys.readouterr().err
