@@ -36,7 +36,7 @@ class Piece(NamedTuple):
     """A word as spectra.
 
     Attributes:
-        parts: five of (601, hops), see `grid.synthesize`; the word begins `BEFORE` spectra after the first.
+        parts: four of (601, hops), see `grid.synthesize`; the word begins `BEFORE` spectra after the first.
         f0: (hops,).
         frames: from the one in which it begins to the one in which the next word may.
         phones: with their times, counted from where the word begins.
@@ -65,7 +65,7 @@ def _joined(pieces: list[Piece], starts: list[int], frames: int) -> np.ndarray:
     hops = frames * HOPS
     weights = np.zeros(hops, np.float32)
     loudest = np.zeros(hops, np.float32)
-    parts = np.zeros((5, len(pieces[0].parts[0]), hops), np.float32)
+    parts = np.zeros((4, len(pieces[0].parts[0]), hops), np.float32)
     f0 = np.zeros(hops, np.float32)
     for piece, start in zip(pieces, starts):
         first = start * HOPS + LATE - BEFORE
@@ -78,8 +78,7 @@ def _joined(pieces: list[Piece], starts: list[int], frames: int) -> np.ndarray:
             parts[number, :, here] += piece.parts[number][:, :count] * weight
         weights[here] += weight
         louder = weight > loudest[here]  # phases don't mix
-        for number in (1, 4):
-            parts[number, :, here] = np.where(louder, piece.parts[number][:, :count], parts[number, :, here])
+        parts[1, :, here] = np.where(louder, piece.parts[1][:, :count], parts[1, :, here])
         f0[here] = np.where(louder, piece.f0[:count], f0[here])
         loudest[here] = np.maximum(loudest[here], weight)
     parts[[0, 2, 3]] += SILENT * np.clip(1 - weights, 0, None)
@@ -139,9 +138,9 @@ class AssistantVoice(HibariVoice):
         def between(part: np.ndarray) -> np.ndarray:
             return part[:, low] * (1 - share) + part[:, high] * share
 
-        loud, turn, noise, rest, free = parts
+        loud, turn, noise, rest, _ = parts
         # phases don't mix
-        warped = (between(loud), turn[:, near], between(noise), between(rest), free[:, near])
+        warped = (between(loud), turn[:, near], between(noise), between(rest))
         own = [phone for phone in phones if begins <= phone[1] < ends]
         moved = shift(own, -start * scale / RATE, scale, frames * FRAME / RATE)
         return Piece(warped, f0[near], frames, moved)

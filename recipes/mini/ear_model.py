@@ -170,9 +170,13 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:
         folder: of the other's run. codec: in place of it, a codec that hears with the other; what tells words from its
             codes is then begun anew.
 
-    Raises AizuchiError if that one has not ended.
+    Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
     other, own = _weights(folder) if codec is None else _heard_with(codec), ear.state_dict()
+    if codec is not None and (
+        strange := [n for n, w in other.items() if n not in own or own[n].shape != w.shape]
+    ):
+        raise AizuchiError(f"{codec} is no codec of this ear's sizes: {strange[0]} does not fit")
     for name in ("words.weight", "words.bias"):
         if name in other and len(other[name]) < len(own[name]):
             other[name] = torch.cat([other[name], own[name][len(other[name]) :]])

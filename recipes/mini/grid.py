@@ -73,13 +73,13 @@ def synthesize(parts: Sequence[np.ndarray], f0: np.ndarray, hop: int = HOP) -> n
     """Waveform (hops * hop,) float32 of the network's spectra and f0 (hops,), frames counted from its first sample.
 
     Args:
-        parts: log magnitude and phase of what is voiced, log magnitude of noise, log magnitude and phase of the rest,
-            (601, hops) each. The rest, of any phase, is spoken as noise.
+        parts: log magnitude and phase of what is voiced, log magnitude of noise, log magnitude of the rest, (601, hops)
+            each. The rest is spoken as noise: its phase, if it comes last, is not used.
         hop: samples from one spectrum to the next; whole ones in 1200.
     """
     from hibari import dsp
 
-    voiced, turn, noise, rest, _ = parts
+    voiced, turn, noise, rest = parts[:4]
     hops = voiced.shape[1]
     spectrum = _spectra(_pulses(f0, hop), hop) * (dsp.ex(voiced) * np.exp(1j * np.pi * np.tanh(turn)))
     tiles = np.tile(_tile(), -(-hops * hop // FRAME))[: hops * hop]

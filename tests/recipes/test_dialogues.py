@@ -184,7 +184,7 @@ def test_some_answers_come_late_where_that_is_asked_for():
     assert all(e.gap <= LATE_GAP[1] for e in found)
 
 
-def test_some_stops_come_late_where_that_is_asked_for_but_before_the_next_answer():
+def test_some_stops_come_late_where_that_is_asked_for_and_more_than_a_few_words_are_said():
     def lags(late):
         scripts = (
             write_script(f"stops/{i}", FreshSource(random.Random(i), ASSISTANT, 0.9), late=late)

@@ -18,21 +18,6 @@ from tests.recipes.tones import FRAMES, VOICE
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_losses_ask_for_words_after_their_delay():
-    words = torch.zeros(1, 14, dtype=torch.long)
-    words[0, 1], words[0, 8] = 3, 2
-    logits = torch.full((1, 14, 4), -9.0)
-    for frame in range(14):
-        logits[0, frame, {3: 3, 10: 2}.get(frame, 0)] = 9.0
-    assert float(ear_model.word_loss(logits, words)) < 1e-3
-    assert float(ear_model.word_loss(logits.roll(2, 1), words)) > 1
-    assert ear_model.words_told(logits, words) == (2, 2, 0)
-    assert ear_model.words_told(logits.roll(1, 1), words) == (2, 2, 0)  # a frame more or less is as good
-    assert ear_model.words_told(logits.roll(3, 1), words) == (2, 0, 2)
-    shares = torch.full((1, 8, ear_model.CLASSES), float("nan"))
-    assert float(ear_model.phone_loss(torch.zeros(1, 8, ear_model.CLASSES), shares)) == 0  # nobody knows
-
-
 @pytest.fixture(scope="module")
 def small(rows, library, heard, tmp_path_factory):
     """A run of a few steps, and its folder."""
@@ -161,16 +146,6 @@ def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, s
         shallow, deep = (made(given, True, torch.tensor([x]))["words"] for x in (False, True))
     assert len(made.semantic.codebooks()) == 2 and not torch.equal(shallow, deep)
     assert run.measure(rows.batch(0, 2))[1]["commitment"] > 0
-
-
-def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
-    other, made = ear_model.Ear(5, reader_layers=1), ear_model.Ear(9, reader_layers=1)
-    (tmp_path / "model").mkdir()
-    torch.save(other.state_dict(), tmp_path / "model/weights.pt")
-    new = made.words.weight[5:].clone()
-    ear_model.begin_from(made, tmp_path)
-    assert torch.equal(made.words.weight[:5], other.words.weight) and torch.equal(made.words.weight[5:], new)
-    assert torch.equal(made.words.bias[:5], other.words.bias)
 
 
 @pytest.fixture(scope="module")
@@ -378,25 +353,6 @@ def test_what_ships_hears_with_the_ear_whose_components_are_kept(tmp_path):
     wanted = components.of_wave(wave)
     assert float((made - wanted).square().mean()) < 0.6 * float(wanted.square().mean())
     assert len(HeardWords(ROOT / "recipes/mini/milestone/heard.txt")) > 900
-
-
-def test_an_ear_begins_with_what_ships(tmp_path):
-    from aizuchi.data.codec import load_codec
-
-    shipped = ROOT / "aizuchi/pretrained/mini"
-    made = ear_model.Ear(5, reader_layers=1)
-    assert ear_model.begin_from(made, tmp_path / "gone", shipped) == 2
-    codec = load_codec(shipped).model.float()
-    components = torch.randn(
-        2, 20, ear_model.CODEC["hidden_size"], generator=torch.Generator().manual_seed(0)
-    )
-    with torch.no_grad():
-        latents = codec.encoder_transformer(components.transpose(1, 2))
-        semantic = codec.quantizer.semantic_residual_vector_quantizer
-        wanted = semantic.encode(latents, 2)
-        told = made.eval()(components, True)["codes"]
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(told, wanted))
-    assert len({int(code) for code in told[0].flatten()}) > 10
 
 
 def test_a_codec_to_begin_with_needs_its_components(capsys):

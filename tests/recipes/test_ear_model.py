@@ -1,0 +1,65 @@
+"""The ear as a model: what it learns from, and what it may begin with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aizuchi.errors import AizuchiError
+from recipes.mini import ear_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_losses_ask_for_words_after_their_delay():
+    words = torch.zeros(1, 14, dtype=torch.long)
+    words[0, 1], words[0, 8] = 3, 2
+    logits = torch.full((1, 14, 4), -9.0)
+    for frame in range(14):
+        logits[0, frame, {3: 3, 10: 2}.get(frame, 0)] = 9.0
+    assert float(ear_model.word_loss(logits, words)) < 1e-3
+    assert float(ear_model.word_loss(logits.roll(2, 1), words)) > 1
+    assert ear_model.words_told(logits, words) == (2, 2, 0)
+    assert ear_model.words_told(logits.roll(1, 1), words) == (2, 2, 0)  # a frame more or less is as good
+    assert ear_model.words_told(logits.roll(3, 1), words) == (2, 0, 2)
+    shares = torch.full((1, 8, ear_model.CLASSES), float("nan"))
+    assert float(ear_model.phone_loss(torch.zeros(1, 8, ear_model.CLASSES), shares)) == 0  # nobody knows
+
+
+def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
+    other, made = ear_model.Ear(5, reader_layers=1), ear_model.Ear(9, reader_layers=1)
+    (tmp_path / "model").mkdir()
+    torch.save(other.state_dict(), tmp_path / "model/weights.pt")
+    new = made.words.weight[5:].clone()
+    ear_model.begin_from(made, tmp_path)
+    assert torch.equal(made.words.weight[:5], other.words.weight) and torch.equal(made.words.weight[5:], new)
+    assert torch.equal(made.words.bias[:5], other.words.bias)
+
+
+def test_an_ear_begins_with_what_ships(tmp_path):
+    from aizuchi.data.codec import load_codec
+
+    shipped = ROOT / "aizuchi/pretrained/mini"
+    made = ear_model.Ear(5, reader_layers=1)
+    assert ear_model.begin_from(made, tmp_path / "gone", shipped) == 2
+    codec = load_codec(shipped).model.float()
+    components = torch.randn(
+        2, 20, ear_model.CODEC["hidden_size"], generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        latents = codec.encoder_transformer(components.transpose(1, 2))
+        semantic = codec.quantizer.semantic_residual_vector_quantizer
+        wanted = semantic.encode(latents, 2)
+        told = made.eval()(components, True)["codes"]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(told, wanted))
+    assert len({int(code) for code in told[0].flatten()}) > 10
+
+
+def test_a_codec_of_other_sizes_is_refused(tmp_path):
+    made = ear_model.Ear(5, reader_layers=1)
+    from aizuchi.models.mimi import MimiConfig, MimiModel
+
+    sizes = ear_model.CODEC | {"hidden_size": 96, "upsample_groups": 96}
+    MimiModel(MimiConfig(**sizes)).save_pretrained(tmp_path / "codec")
+    with pytest.raises(AizuchiError, match="no codec of this ear's sizes"):
+        ear_model.begin_from(made, tmp_path, tmp_path / "codec")
