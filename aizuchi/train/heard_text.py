@@ -20,6 +20,7 @@ from aizuchi.errors import AizuchiError
 from .mishearing import Mishearing
 
 LATEST = 3  # frames that a word may be written on
+EARLIEST = 2  # frames before its own that a model may have written it on
 LINGERS = 5  # frames that a voice lasts behind its word
 
 
@@ -69,7 +70,8 @@ class HeardTextConfig:
     nothing); None = they are the last ids of the run's tokenizer. delay: frames after a word's end that it is
     written. missed, mistaken: shares of these ids that the input has not, or another word's in their place; the
     model's own hearing is never all right. own: share of the steps in which the input has what the model itself
-    writes there, which takes a forward pass more. clean: share of the rows that have all words right; facts are
+    writes there, which takes a forward pass more; a word that it writes early is then not to be written twice, and
+    one that it left out may come late. clean: share of the rows that have all words right; facts are
     learned from these, a sum of which a number is missing teaches none. deaf: share of the rows of dialogues in
     which the user sounds like another: what to answer then follows from the words alone, as it has to where a
     phrase has never been heard. mishearing: a file of what a listener wrote for known words (`Mishearing`), which
@@ -177,6 +179,24 @@ class HeardText:
         noise = torch.from_numpy(rng.gumbel(size=tuple(found.shape)).astype(np.float32))
         out = ids.clone()
         out[:, 1:][here] = (found + noise.to(found.device)).argmax(-1)
+        return out
+
+    def once(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Text labels (B, T) as the input ids (B, T) leave them to be written: a word that these have on one of the
+        frames just before its own is not written again, and one in whose place they have nothing is, a frame later.
+        """
+        out = labels.clone()
+        told, had = labels.tolist(), ids.tolist()
+        for row, at in (labels >= self.first).nonzero().tolist():
+            word, before = told[row][at], slice(max(0, at - EARLIEST), at)
+            if word in had[row][before] and word not in told[row][before]:
+                out[row, at] = self.pad
+                continue
+            while had[row][at] == self.pad and told[row][at + 1 : at + 2] == [self.pad]:
+                at += 1
+                out[row, at] = word
+                if told[row][at - LATEST + 1] == word:
+                    break
         return out
 
     def grounded(self, labels: Tensor) -> Tensor:

@@ -311,11 +311,12 @@ class MoshiTrainer(MoshiState, TrainingRun):
 
     @torch.no_grad()
     def _overhear(self, inputs: Any) -> None:
-        """Let the input have what the model itself writes of the user's words."""
+        """Let the input have what the model itself writes of the user's words, and the targets what that leaves."""
         assert self.heard_text is not None
         outputs = self._forward({name: x for name, x in inputs.items() if not name.endswith("labels")})
         ids, labels = inputs["input_ids"], inputs["text_labels"]
         inputs["input_ids"] = self.heard_text.overheard(ids, labels, outputs.logits, self.thinning)
+        inputs["text_labels"] = self.heard_text.once(inputs["input_ids"], labels)
 
     # -- small things ----------------------------------------------------------------------------------------
     def write_samples(self) -> None:

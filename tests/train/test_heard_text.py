@@ -224,15 +224,36 @@ def test_what_the_model_writes_itself_stands_in_the_input(tmp_path):
 
     trainer = run_of(tmp_path, heard_text=dict(own=1.0))
     seen = []
-    forward = trainer._forward
+    forward, given = trainer._forward, []
     trainer._forward = lambda inputs: seen.append(inputs) or forward(inputs)
+    trainer.heard_text.once = lambda ids, labels: given.append(ids) or labels.masked_fill(labels == PAD, -100)
     trainer.train_step(trainer.batches[0])
     passes = len(trainer.batches[0])
     assert len(seen) == 2 * passes and not any("labels" in name for name in seen[0])
     learned = seen[passes]
     assert not torch.equal(learned["input_ids"], seen[0]["input_ids"])
-    said = (learned["text_labels"] < FIRST) & (learned["text_labels"] != PAD)
+    said = (learned["text_labels"] < FIRST) & (learned["text_labels"] >= 0)
     assert torch.equal(learned["input_ids"][said], seen[0]["input_ids"][said])
+    assert torch.equal(given[0], learned["input_ids"]) and not (learned["text_labels"] == PAD).any()
+
+
+def test_a_word_is_written_once_early_or_late():
+    words, p, a, b = words_of(), PAD, FIRST + 1, FIRST + 2
+
+    def left(ids, labels):
+        return words.once(torch.tensor([ids]), torch.tensor([labels]))[0].tolist()
+
+    assert left([p, p, a, p], [p, p, a, p]) == [p, p, a, p]
+    assert left([p, a, p, p], [p, p, a, p]) == [p, p, p, p]  # it has it already
+    assert left([a, p, p, p], [p, p, p, a]) == [p, p, p, a]  # that was another one
+    assert left([p, a, a, p], [p, a, a, p]) == [p, a, a, p]  # said twice
+    assert left([p, p, p, p, p], [p, a, p, p, p]) == [p, a, a, a, p]  # late, but not for ever
+    assert left([p, p, a, p, p], [p, a, p, p, p]) == [p, a, a, p, p]
+    assert left([p, b, p, p, p], [p, a, p, p, p]) == [p, a, p, p, p]  # mistaken, and no longer heard
+    assert left([p, p, p, p], [p, a, 9, p]) == [p, a, 9, p]  # nothing is said over what it says
+    assert left([p, p, p, p], [p, a, -100, p]) == [p, a, -100, p]
+    assert left([p, p, p, p], [p, a, b, p]) == [p, a, b, b]  # nor the next word lost
+    assert left([p, p], [p, a]) == [p, a]
 
 
 def test_padding_is_no_target_where_the_user_is_unknown(tmp_path):
