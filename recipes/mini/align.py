@@ -22,7 +22,7 @@ from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
 from recipes.mini.heard import HeardWords, plain
-from recipes.mini.spectrum import Components, log_frames, mel_power
+from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, spread
 
 RUNS = Path("runs/mini")
@@ -54,14 +54,14 @@ def best_places(gains: np.ndarray, expected: np.ndarray, pull: float = 0.02) -> 
 
 
 @torch.no_grad()
-def word_gains(ear: Ear, components: Components, audio: np.ndarray, classes: list[int]) -> np.ndarray:
+def word_gains(ear: Ear, audio: np.ndarray, classes: list[int]) -> np.ndarray:
     """(words, F): by how much an ear would rather tell each class than nothing, at the frame where the word ends."""
-    given = components.forward(log_frames(mel_power(audio)))
+    given = log_frames(mel_power(audio))
     told: Tensor = ear(given[None], True)["words"][0].log_softmax(-1)[WORD_DELAY:]
     return (told[:, classes] - told[:, :1]).T.numpy()
 
 
-def ends_of(ear: Ear, components: Components, clip: Spoken, classes: list[int]) -> np.ndarray:
+def ends_of(ear: Ear, clip: Spoken, classes: list[int]) -> np.ndarray:
     """(words,) seconds at which the words of a clip end."""
     guessed = np.array([end for word, _, end in clip.words if plain(word)])
     found = []
@@ -70,9 +70,7 @@ def ends_of(ear: Ear, components: Components, clip: Spoken, classes: list[int]) 
         length = -(-(lead + len(clip.audio)) // FRAME_SAMPLES) + WORD_DELAY + 4
         audio = np.zeros(length * FRAME_SAMPLES, np.float32)
         audio[lead : lead + len(clip.audio)] = clip.audio
-        places = best_places(
-            word_gains(ear, components, audio, classes), (guessed + lead / RATE) * RATE / FRAME_SAMPLES
-        )
+        places = best_places(word_gains(ear, audio, classes), (guessed + lead / RATE) * RATE / FRAME_SAMPLES)
         found.append((np.array(places) + 0.5) * FRAME_SAMPLES / RATE - lead / RATE)
     return np.mean(found, 0).clip(0.02, len(clip.audio) / RATE)
 
@@ -89,14 +87,13 @@ def timed(words: tuple, ends: np.ndarray) -> list[tuple[str, float, float]]:
 
 
 def align(args: argparse.Namespace) -> int:
-    ear, components = load_ear(args.ear), Components.load(args.ear / "components.safetensors")
-    heard = HeardWords(args.heard)
+    ear, heard = load_ear(args.ear), HeardWords(args.heard)
     clips = [
         c for kinds in ClipLibrary(args.clips).by_voice.values() for found in kinds.values() for c in found
     ]
     if args.check:
         chosen = np.random.default_rng(0).permutation([i for i, c in enumerate(clips) if c.exact])
-        _check(ear, components, heard, [clips[i] for i in chosen[: args.check]])
+        _check(ear, heard, [clips[i] for i in chosen[: args.check]])
         return 0
     by_shard: dict[Path, dict[int, Clip]] = {}
     for clip in clips:
@@ -112,7 +109,7 @@ def align(args: argparse.Namespace) -> int:
         for place, clip in found.items():
             classes = [int(heard.class_of(word)) for word, _, _ in clip.words if plain(word)]
             if classes:
-                ends = ends_of(ear, components, level(clip.read(), USER_LEVEL), classes)
+                ends = ends_of(ear, level(clip.read(), USER_LEVEL), classes)
                 words = timed(clip.words, ends)
                 moved += [abs(new[2] - old[2]) for new, old in zip(words, clip.words)]
                 head["clips"][place]["words"] = words
@@ -126,7 +123,7 @@ def align(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(ear: Ear, components: Components, heard: HeardWords, clips: list[Clip]) -> None:
+def _check(ear: Ear, heard: HeardWords, clips: list[Clip]) -> None:
     """Print how far from the truth words of clips with exact times are put whose times are guessed by their letters."""
     missed: dict[str, list[float]] = {"guessed": [], "aligned": []}
     for clip in tqdm(clips, unit="clip"):
@@ -136,7 +133,7 @@ def _check(ear: Ear, components: Components, heard: HeardWords, clips: list[Clip
             continue
         guess = spread([w for w, _, _ in known], [len(w) for w, _, _ in known], known[0][1], known[-1][2])
         classes = [int(heard.class_of(word)) for word, _, _ in known]
-        ends = ends_of(ear, components, Spoken(spoken.audio, guess), classes)
+        ends = ends_of(ear, Spoken(spoken.audio, guess), classes)
         for i, (_, _, end) in enumerate(known):
             missed["guessed"].append(abs(guess[i][2] - end))
             missed["aligned"].append(abs(float(ends[i]) - end))

@@ -33,7 +33,7 @@ from recipes.mini.timing import Spoken
 
 RUNS = Path("runs/mini")
 FRAMES = 256  # of a row, 20.5 s
-ROUGH = 0.45  # noise on the components in training: about what the convolutions miss of each
+ROUGH = 0.25  # noise on each component of spectra in training: about what lies below the convolutions misses
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
 
@@ -57,13 +57,10 @@ class EarStage(Stage):
         self.valid, self.components, self.start, self.carried = valid, components, start, carried
         self.codebooks = CodebookTrainer(self.module.quantizer, decay=0.99, dead=0.05)
 
-    def _components(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.components.forward(log_frames(batch["power"]))
-
     @torch.no_grad()
     def _begin_codes(self) -> None:
         vectors = [
-            self.module(self._components(self.steps_data[self.step + i]), False)["projected"].flatten(0, 1)
+            self.module(log_frames(self.steps_data[self.step + i]["power"]), False)["projected"].flatten(0, 1)
             for i in range(4)
         ]
         generator = keyed_generator(self.config.seed, "kmeans")
@@ -94,12 +91,13 @@ class EarStage(Stage):
         """Words, phones, what is kept of the spectrum, commitment."""
         if self.step == self.start:
             self._begin_codes()
-        components = self._components(batch)
+        spectra = log_frames(batch["power"])
+        components = self.components.forward(spectra)
         quantize = self.step >= self.start
         generator = torch.Generator().manual_seed(
             int(keyed_generator(self.config.seed, "rough", self.step).integers(1 << 62))
         )
-        rough = components + ROUGH * torch.randn(components.shape, generator=generator)
+        rough = spectra + self.components.noise(components.shape, ROUGH, generator)
         deep = torch.rand(len(rough), generator=generator) >= SHALLOW
         with self.accelerator.autocast():
             made = self.model(rough, quantize, deep)
@@ -132,7 +130,7 @@ class EarStage(Stage):
         used = torch.zeros(len(codebooks), len(codebooks[0].embed_sum), dtype=torch.bool)
         for i in range(3):
             batch = self.valid.batch(i, 8)
-            made = self.averages(self._components(batch), self.step > self.start)
+            made = self.averages(log_frames(batch["power"]), self.step > self.start)
             counts += words_told(made["words"], batch["words"])
             for row, codes in zip(used, made["codes"]):
                 row[codes.flatten()] = True
@@ -179,7 +177,12 @@ def train(args: argparse.Namespace) -> int:
     if not path.exists():
         fit_components(rows, CODEC["hidden_size"]).save(path)
     ear = Ear(len(heard), reader_layers=args.reader_layers)
-    carried = 0 if args.begin is None else begin_from(ear, args.begin, args.codec)
+    if args.begin is None:
+        carried = 0
+        ear.convs.normalize(log_frames(rows.batch(0, args.batch_size)["power"]))
+    else:
+        carried = begin_from(ear, args.begin, args.codec)
+    ear.convs.save_stem(args.out)
     stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried)
     print(stage.run())
     return 0

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
+from aizuchi.files import atomic_path
 from recipes.mini.labels import CLASSES
+from recipes.mini.spectrum import BANDS, STEPS
 
 WORD_DELAY = 2  # frames after its end that a word is told
 PHONE_DELAY = 1
@@ -44,8 +47,62 @@ CODEC: dict[str, Any] = dict(
 )
 
 
+STEM = "stem.safetensors"
+LOWER = 10  # layers of the codec's encoder that lie below the convolutions of an ear
+
+
+class Convolutions(nn.Module):
+    """The upper convolutions of the codec's encoder, on spectra.
+
+    Where the encoder has come down to a hundred vectors a second, a linear map of log-mel spectra stands for all that
+    lies below; `recipes.mini.front` then teaches that to the encoder's lower layers.
+    """
+
+    def __init__(self, config: Any):
+        super().__init__()
+        from aizuchi.models.mimi.seanet import MimiEncoder, MimiStack
+
+        # it does not learn: what the lower layers have to give is known before an ear is
+        self.stem = nn.Linear(BANDS, config.num_filters * 2 ** (LOWER // 3)).requires_grad_(False)
+        self.stack = MimiStack(list(MimiEncoder(config).layers)[LOWER:])
+
+    @torch.no_grad()
+    def normalize(self, spectra: Tensor) -> None:
+        """Let a fresh stem take spectra (..., STEPS * BANDS) as if each band had mean 0 and variance 1."""
+        bands = spectra.unflatten(-1, (STEPS, BANDS)).flatten(0, -2)
+        self.stem.weight.div_(bands.std(0))
+        self.stem.bias.sub_(self.stem.weight @ bands.mean(0))
+
+    def below(self, spectra: Tensor) -> Tensor:
+        """(B, F, STEPS * BANDS) -> (B, C, F * STEPS), what the encoder's lower layers have to give."""
+        return self.stem(spectra.unflatten(-1, (STEPS, BANDS)).flatten(1, 2)).transpose(1, 2)
+
+    def forward(self, spectra: Tensor) -> Tensor:
+        """(B, F, STEPS * BANDS) -> (B, F, K)."""
+        return self.stack(self.below(spectra)).transpose(1, 2)
+
+    def save_stem(self, folder: Path) -> None:
+        """Write what no codec holds of these convolutions to an ear's folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / STEM) as temporary:
+            save_file({k: v.contiguous() for k, v in self.stem.state_dict().items()}, temporary)
+
+    @classmethod
+    def load(cls, folder: Path, codec: Any) -> Convolutions:
+        """Those of a `MimiModel` that hears with an ear, whose folder is given.
+
+        Raises AizuchiError if the folder lacks the stem.
+        """
+        made = cls(codec.config)
+        made.stem.load_state_dict(_stem(folder))
+        upper = list(codec.encoder.layers)[LOWER:]
+        for own, layer in zip(made.stack.layers, upper, strict=True):
+            own.load_state_dict(layer.state_dict())
+        return made.requires_grad_(False).eval()
+
+
 class Ear(nn.Module):
-    """Components of spectra (B, F, K) to latents, semantic codes, and what a reader makes of them.
+    """Log spectra to what the codec's transformer is given, latents, semantic codes, and what a reader makes of these.
 
     Args:
         words: how many classes of words there are.
@@ -59,6 +116,7 @@ class Ear(nn.Module):
 
         config = config or MimiConfig(**CODEC)
         width = config.hidden_size
+        self.convs = Convolutions(config)
         self.encoder_transformer = MimiTransformer(config)
         self.quantizer = MimiSplitResidualVectorQuantizer(config)
         wide = {**config.to_dict(), "num_hidden_layers": reader_layers, "sliding_window": 25}
@@ -81,9 +139,13 @@ class Ear(nn.Module):
         """The semantic residual quantizer."""
         return self.quantizer.semantic_residual_vector_quantizer
 
-    def latents(self, components: Tensor) -> Tensor:
+    def features(self, spectra: Tensor) -> Tensor:
+        """Log spectra (B, F, STEPS * BANDS) -> (B, F, K), what the codec's convolutions give its transformer."""
+        return self.convs(spectra)
+
+    def latents(self, features: Tensor) -> Tensor:
         """(B, F, K) -> (B, F, K)."""
-        return self.encoder_transformer(components.transpose(1, 2)).transpose(1, 2)
+        return self.encoder_transformer(features.transpose(1, 2)).transpose(1, 2)
 
     def project(self, latents: Tensor) -> Tensor:
         """(B, F, K) -> (B, F, dim), what the semantic codebooks quantize."""
@@ -93,17 +155,17 @@ class Ear(nn.Module):
         """The semantic part (B, F, K) of codes -> logits of words (B, F, words)."""
         return self.words(self.reader(self.widen(semantic).transpose(1, 2)).transpose(1, 2))
 
-    def forward(self, components: Tensor, quantize: bool, deep: Tensor | None = None) -> dict[str, Any]:
-        """Logits of words and phones, spectra that latents still tell, and what the quantizer did.
+    def forward(self, spectra: Tensor, quantize: bool, deep: Tensor | None = None) -> dict[str, Any]:
+        """Logits of words and phones, components of spectra that latents still tell, and what the quantizer did.
 
         Args:
-            components: (B, F, K). quantize: whether codes come in between. deep: (B,) rows that all semantic codebooks
-                tell, not the first alone; None for all.
+            spectra: logarithms (B, F, STEPS * BANDS). quantize: whether codes come in between. deep: (B,) rows that all
+                semantic codebooks tell, not the first alone; None for all.
         Returns:
             words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
             and for each codebook its inputs (B, F, dim) and codes (B, F).
         """
-        latents = self.latents(components)
+        latents = self.latents(self.features(spectra))
         branch = self.semantic
         projected = self.project(latents)
         passed, inputs, codes = projected, [], []
@@ -137,11 +199,22 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)
 
 
-def _heard_with(codec: Path) -> dict[str, Tensor]:
+def _stem(folder: Path) -> dict[str, Tensor]:
+    path = folder / STEM
+    if not path.exists():
+        raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
+    return load_file(path)
+
+
+def _heard_with(codec: Path, folder: Path) -> dict[str, Tensor]:
     from aizuchi.data.codec import load_codec
 
     weights = load_codec(codec).model.float().state_dict()
-    return {name: weight for name, weight in weights.items() if name.startswith(HEARING)}
+    found = {name: weight for name, weight in weights.items() if name.startswith(HEARING)}
+    for name, weight in weights.items():
+        if name.startswith("encoder.layers.") and (layer := int(name.split(".")[2])) >= LOWER:
+            found[f"convs.stack.layers.{layer - LOWER}.{name.split('.', 3)[3]}"] = weight
+    return found | {f"convs.stem.{name}": weight for name, weight in _stem(folder).items()}
 
 
 def _count(weights: dict[str, Tensor], prefix: str) -> int:
@@ -167,12 +240,12 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:
     list of words, which begins with the other's, it keeps those that the other could tell.
 
     Args:
-        folder: of the other's run. codec: in place of it, a codec that hears with the other; what tells words from its
-            codes is then begun anew.
+        folder: of the other's run. codec: in place of its weights, a codec that hears with the other; what tells words
+            from its codes is then begun anew.
 
     Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
-    other, own = _weights(folder) if codec is None else _heard_with(codec), ear.state_dict()
+    other, own = _weights(folder) if codec is None else _heard_with(codec, folder), ear.state_dict()
     if codec is not None and (
         strange := [n for n, w in other.items() if n not in own or own[n].shape != w.shape]
     ):

@@ -32,13 +32,14 @@ from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.dialogues import REPLY_GAP, is_late
 from recipes.mini.ear import FRAMES
+from recipes.mini.ear_model import Convolutions
 from recipes.mini.ear_rows import WARPED, WARPS, EarRows, disturbed, warped
 from recipes.mini.front import SoundRows
 from recipes.mini.heard import DELAY, HeardWords, listening_text
 from recipes.mini.mix import Mixed, mixed_dialogue, on_grid, render, speak_assistant
 from recipes.mini.sources import RECORDED, recordings
 from recipes.mini.speaking import write_speaking
-from recipes.mini.spectrum import Components, log_frames, mel_power
+from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.timing import RATE
 from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 
@@ -51,12 +52,13 @@ TAIL = 6  # frames after it until its codes are those of silence
 
 
 @torch.no_grad()
-def front_error(codec: Any, components: Components, rows: SoundRows, batches: int = 10) -> Tensor:
-    """(K,) the root mean square by which the convolutions miss each component."""
+def front_error(codec: Any, convs: Convolutions, rows: SoundRows, batches: int = 10) -> Tensor:
+    """(K,) the root mean square by which an encoder misses each channel that its ear's convolutions give."""
     missed = []
     for step in range(batches):
         wave = rows(step)
-        missed.append((codec.encoder(wave).transpose(1, 2) - components.of_wave(wave[:, 0])).flatten(0, 1))
+        wanted = convs(log_frames(mel_power(wave[:, 0])))
+        missed.append((codec.encoder(wave).transpose(1, 2) - wanted).flatten(0, 1))
     return torch.cat(missed).square().mean(0).sqrt()
 
 
@@ -64,11 +66,11 @@ class Coder:
     """Codes of both sides of a conversation.
 
     Args:
-        mimi: the codec. components: of its ear. error: what its convolutions miss, see `front_error`.
+        mimi: the codec. convs: of its ear. error: what its encoder misses of them, see `front_error`.
     """
 
-    def __init__(self, mimi: Any, components: Components, error: Tensor):
-        self.codec, self.components, self.error = MimiCodec(mimi), components, error
+    def __init__(self, mimi: Any, convs: Convolutions, error: Tensor):
+        self.codec, self.convs, self.error = MimiCodec(mimi), convs, error
         self.transformer = mimi.encoder_transformer
         self.semantic = mimi.quantizer.semantic_residual_vector_quantizer
         self.silence = self._encode(np.zeros(FRAMES * FRAME_SAMPLES, np.float32))  # (FRAMES, K)
@@ -80,7 +82,7 @@ class Coder:
     @torch.no_grad()
     def user(self, power: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """Power in bands (F * STEPS, BANDS) -> codes (F, K), of which only the semantic ones tell anything."""
-        given = self.components.forward(log_frames(torch.from_numpy(power)))
+        given = self.convs(log_frames(torch.from_numpy(power))[None])[0]
         given = given + self.error * torch.randn(given.shape, generator=generator)
         latents = self.transformer(given.T[None])  # (1, K, F)
         codes = np.zeros((len(given), self.silence.shape[1]), self.silence.dtype)
@@ -153,9 +155,9 @@ def make(args: argparse.Namespace) -> int:
     keep_freed_memory()
     mimi = MimiModel.from_pretrained(args.codec).eval()
     tokenizer, heard = TextTokenizer(args.vocabulary), HeardWords(args.heard)
-    components = Components.load(args.ear / "components.safetensors")
-    error = front_error(mimi, components, SoundRows(args.sound, ("train", LISTEN), 8, 5))
-    coder = Coder(mimi, components, error)
+    convs = Convolutions.load(args.ear, mimi)
+    error = front_error(mimi, convs, SoundRows(args.sound, ("train", LISTEN), 8, 5))
+    coder = Coder(mimi, convs, error)
     settings = token_settings(coder.codec, tokenizer, heard)
     library = ClipLibrary(args.clips)
 

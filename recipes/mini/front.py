@@ -1,9 +1,9 @@
-"""The convolutions before the ear, and the codec that both make: `python -m recipes.mini.front train|assemble --help`.
+"""What lies below the ear's convolutions, and the codec that both make: `python -m recipes.mini.front --help`.
 
-`train`: Mimi's SEANet encoder learns to give the components of spectra (`recipes.mini.spectrum`) that the ear learned
-on, and what the ear makes of them before it quantizes. `assemble`: encoder, ear, and acoustic codebooks that are begun
-on what latents still tell of the spectrum make a `MimiModel`, whose codes are final. Its decoder is that of a codec
-given, or fresh: `aizuchi train mimi` with `train: decoder` teaches it.
+`train`: the lower layers of Mimi's SEANet encoder learn to give what the ear's convolutions learned on, a map of
+spectra (`recipes.mini.spectrum`), and what the ear makes of it before it quantizes. `assemble`: they, the ear, and
+acoustic codebooks that are begun on what latents still tell of the spectrum make a `MimiModel`, whose codes are final.
+Its decoder is that of a codec given, or fresh: `aizuchi train mimi` with `train: decoder` teaches it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import CODEC, Ear, load_ear
-from recipes.mini.spectrum import Components
+from recipes.mini.ear_model import CODEC, LOWER, Ear, load_ear
+from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
 
 RUNS = Path("runs/mini")
 FRAMES = 32  # of a row, 2.56 s
-HEARING = 3.0  # weight of what the ear projects, beside the components
+HEARING = 3.0  # weight of what the ear projects, beside what it is given
 LOUD = 0.005  # RMS of a row that says something
 
 
@@ -72,56 +72,80 @@ class SoundRows:
 
 
 class FrontStage(Stage):
-    """Trains the encoder of a codec by the squared error of components, and of what an ear makes of them for its
-    semantic codebooks; the ear does not change.
+    """Trains the lower layers of a codec's encoder by the squared error of what an ear's stem makes of spectra, of what
+    its convolutions make of that, and its transformer for the semantic codebooks; the ear does not change.
     """
 
     panels = [["loss"], ["missed", "misheard"], ["valid_missed", "valid_misheard", "valid_codes"]]
 
-    def __init__(
-        self,
-        config: StageConfig,
-        encoder: nn.Module,
-        rows: SoundRows,
-        valid: SoundRows,
-        components: Components,
-        ear: Ear,
-    ):
-        super().__init__(config, encoder, rows)
-        self.valid, self.components = valid, components
-        self.ear = ear.requires_grad_(False)
+    def __init__(self, config: StageConfig, lower: nn.Module, rows: SoundRows, valid: SoundRows, ear: Ear):
+        super().__init__(config, lower, rows)
+        self.valid, self.ear = valid, ear.requires_grad_(False)
 
-    def _missed(self, encoder: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of what is wanted, the share that is missed: of components, of what the ear projects; and the share of frames
-        that have the first code that they should.
+    def _missed(self, lower: nn.Module, wave: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of what is wanted, the share that is missed: below the ear's convolutions, behind them, and of what the ear
+        projects; and the share of frames that have the first code that they should.
         """
-        target = self.components.of_wave(wave[:, 0])  # (B, F, K)
-        made = encoder(wave).transpose(1, 2).float()
-        with torch.autocast(wave.device.type, enabled=False):
-            heard, wanted = (self.ear.project(self.ear.latents(x)) for x in (made, target))  # (B, F, dim)
-        first = self.ear.semantic.codebooks()[0]
+        ear = self.ear
+        spectra = log_frames(mel_power(wave[:, 0]))
+        made = lower(wave).float()
         with torch.no_grad():
-            same = (first.encode(heard) == first.encode(wanted)).float().mean()
-        return (made - target).square().mean() / target.square().mean(), _missed_share(heard, wanted), same
+            target = ear.convs.below(spectra)  # (B, C, F * STEPS)
+            wanted = ear.convs.stack(target).transpose(1, 2)  # (B, F, K)
+        given = ear.convs.stack(made).transpose(1, 2).float()
+        with torch.autocast(wave.device.type, enabled=False):
+            heard, told = (ear.project(ear.latents(x.float())) for x in (given, wanted))  # (B, F, dim)
+        first = ear.semantic.codebooks()[0]
+        with torch.no_grad():
+            same = (first.encode(heard) == first.encode(told)).float().mean()
+        below = _missed_share(made.transpose(1, 2), target.transpose(1, 2))
+        return below, _missed_share(given, wanted), _missed_share(heard, told), same
 
     def measure(self, batch: Tensor):
-        """What is missed of both."""
+        """What is missed of all three."""
         with self.accelerator.autocast():
-            missed, misheard, _ = self._missed(self.model, batch)
-        values = {"missed": float(missed.detach()), "misheard": float(misheard.detach())}
-        return missed + HEARING * misheard, values, batch.shape[0] * FRAMES
+            below, missed, misheard, _ = self._missed(self.model, batch)
+        told = {"below": below, "missed": missed, "misheard": misheard}
+        values = {name: float(value.detach()) for name, value in told.items()}
+        return below + missed + HEARING * misheard, values, batch.shape[0] * FRAMES
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """What is missed of rows that were left out, and how many first codes are right."""
-        sums = np.zeros(3)
+        sums = np.zeros(4)
         for step in range(4):
             sums += [float(x) for x in self._missed(self.averages, self.valid(step))]
-        return dict(zip(("missed", "misheard", "codes"), sums / 4))
+        return dict(zip(("below", "missed", "misheard", "codes"), sums / 4))
 
 
 def _missed_share(made: Tensor, wanted: Tensor) -> Tensor:
     return (made - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
+
+
+def lower_layers(encoder: Any) -> Any:
+    """The layers of a codec's encoder that lie below an ear's convolutions, as one module."""
+    from aizuchi.models.mimi.seanet import MimiStack
+
+    return MimiStack(list(encoder.layers)[:LOWER])
+
+
+@torch.no_grad()
+def fit_lower(lower: Any, ear: Ear, rows: SoundRows, batches: int = 8) -> None:
+    """Change the last of the lower layers, in place, so that what it gives comes nearest to what the ear wants."""
+    made, wanted = [], []
+    for step in range(batches):
+        wave = rows(step)
+        made.append(lower(wave).transpose(1, 2).flatten(0, 1))
+        wanted.append(ear.convs.below(log_frames(mel_power(wave[:, 0]))).transpose(1, 2).flatten(0, 1))
+    x, y = torch.cat(made).double(), torch.cat(wanted).double()
+    centred = x - x.mean(0)
+    gram = centred.T @ centred / len(x)
+    ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram))
+    turn = torch.linalg.solve(gram + ridge, centred.T @ (y - y.mean(0)) / len(x))  # (C, C)
+    last = lower.layers[-1].conv
+    bias = (last.bias.double() - x.mean(0)) @ turn + y.mean(0)
+    last.weight.copy_(torch.einsum("cik,cd->dik", last.weight.double(), turn))
+    last.bias.copy_(bias)
 
 
 def make_codec(start: Path | None, semantic: int = CODEC["num_semantic_quantizers"]) -> Any:
@@ -153,9 +177,10 @@ def train(args: argparse.Namespace) -> int:
     rows = [
         SoundRows(args.sound, parts, args.batch_size, args.seed) for parts in (("train", LISTEN), ("valid",))
     ]
-    components = Components.load(args.ear / "components.safetensors")
-    encoder = make_codec(args.start).encoder
-    stage = FrontStage(config, encoder, rows[0], rows[1], components, load_ear(args.ear))
+    ear, lower = load_ear(args.ear), lower_layers(make_codec(args.start).encoder)
+    if args.start is not None:
+        fit_lower(lower, ear, rows[0])
+    stage = FrontStage(config, lower, rows[0], rows[1], ear)
     print(stage.run())
     return 0
 
@@ -214,7 +239,11 @@ def assemble(args: argparse.Namespace) -> int:
 
     ear = load_ear(args.ear)
     codec = make_codec(args.start, len(ear.semantic.codebooks())).eval()
-    codec.encoder.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
+    lower_layers(codec.encoder).load_state_dict(
+        torch.load(args.front / "model/weights.pt", weights_only=True)
+    )
+    for layer, heard in zip(list(codec.encoder.layers)[LOWER:], ear.convs.stack.layers, strict=True):
+        layer.load_state_dict(heard.state_dict())
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
     if args.keep is not None:
         codec.quantizer.load_state_dict(_quantizer_of(args.keep, ear))
@@ -247,10 +276,10 @@ def assemble(args: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.mini.front", description="Convolutions before the ear; the codec of both."
+        prog="python -m recipes.mini.front", description="What lies before the ear; the codec of both."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    learn = commands.add_parser("train", help="teach the encoder's convolutions (resumable)")
+    learn = commands.add_parser("train", help="teach the encoder's lower layers (resumable)")
     learn.add_argument("--out", type=Path, default=RUNS / "front", help="folder (default %(default)s)")
     learn.add_argument("--steps", type=int, default=9000, help="default %(default)s")
     learn.add_argument("--batch-size", type=int, default=9, help="rows of 2.56 s (default %(default)s)")

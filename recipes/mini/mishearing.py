@@ -29,7 +29,7 @@ KEPT = 60  # different ways that a word is written, the most frequent ones
 
 @torch.no_grad()
 def written(ear: Ear, given: torch.Tensor, pad: float = 0.0) -> torch.Tensor:
-    """Components (B, F, K) -> (B, F) the class that the reader tells on each frame, `WORD_DELAY` frames late.
+    """Log spectra (B, F, D) -> (B, F) the class that the reader tells on each frame, `WORD_DELAY` frames late.
 
     Args:
         pad: added to the logit of "no word".
@@ -47,8 +47,8 @@ def listen(
     generator = torch.Generator().manual_seed(rows.seed)
     for step in trange(batches, unit="batch"):
         batch = rows.batch(step, BATCH)
-        given = components.forward(log_frames(batch["power"]))
-        given = given + ROUGH * torch.randn(given.shape, generator=generator)
+        given = log_frames(batch["power"])
+        given = given + components.noise((*given.shape[:2], len(components.scale)), ROUGH, generator)
         told = written(ear, given, pad)
         for words, best, own in zip(batch["words"], told, batch["own"]):
             if own:

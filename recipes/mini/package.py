@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
 from recipes.mini.command import run_command
+from recipes.mini.ear_model import LOWER
 
 RUNS = Path("runs/mini")
 TARGET = Path("aizuchi/pretrained/mini")
@@ -127,12 +128,17 @@ def package_model(args: argparse.Namespace) -> int:
 
 
 def _same_codes(ours: Any, codec: Any, new_front: bool) -> None:
-    """Refuse a codec whose codes are other ones than the model learned with; convolutions may be new if it is said."""
-    parts = ("encoder_transformer", "downsample", "quantizer", *(() if new_front else ("encoder.",)))
+    """Refuse a codec whose codes are other ones than the model learned with; what lies below the ear's convolutions may
+    be new if it is said.
+    """
+    theirs = codec.state_dict()
     for name, tensor in ours.state_dict().items():
-        if name.startswith(parts):
-            if not torch.equal(tensor, codec.state_dict()[name].to(tensor)):
-                raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
+        if not name.startswith(("encoder.", "encoder_transformer", "downsample", "quantizer")):
+            continue
+        if new_front and name.startswith("encoder.") and int(name.split(".")[2]) < LOWER:
+            continue
+        if not torch.equal(tensor, theirs[name].to(tensor)):
+            raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -156,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--new-front", action="store_true",
-        help="its convolutions, too, may be others than the model learned with (`front assemble --keep`)",
+        help="its lower convolutions, too, may be others than the model learned with (`front assemble --keep`)",
     )  # fmt: skip
     model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
     model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")

@@ -7,6 +7,7 @@ components would otherwise be all that a squared error sees, and full whitening 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,10 @@ class Components:
     def backward(self, components: Tensor) -> Tensor:
         """(..., K) -> (..., D), the nearest that components say."""
         return components / self.scale @ self.basis.T + self.mean
+
+    def noise(self, shape: Sequence[int], size: float, generator: torch.Generator) -> Tensor:
+        """(..., D) what makes an error of `size` in each component (..., K) of such a shape."""
+        return size * torch.randn(tuple(shape), generator=generator) / self.scale @ self.basis.T
 
     def of_wave(self, wave: np.ndarray | Tensor) -> Tensor:
         """Samples (..., F * 1920) -> (..., F, K)."""

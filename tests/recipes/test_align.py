@@ -36,7 +36,7 @@ class Ear:
     """Hears "two", then "four", surer with every frame that a sound lasts, and tells them `WORD_DELAY` frames late."""
 
     def __call__(self, given, quantize):
-        loud = given[0, :, 0] > 0
+        loud = given[0].max(-1).values > -5
         logits = torch.zeros(1, len(loud), 6)
         pieces, lasted = 0, 0
         for frame in range(len(loud) - WORD_DELAY):
@@ -45,13 +45,6 @@ class Ear:
             if lasted:
                 logits[0, frame + WORD_DELAY, (3, 5)[pieces - 1]] = 3.0 + lasted
         return {"words": logits}
-
-
-class Components:
-    """A frame is loud or it is not."""
-
-    def forward(self, frames):
-        return (frames.max(-1, keepdim=True).values > -5).float()
 
 
 def clip(pieces, guessed):
@@ -69,7 +62,7 @@ GUESSED = (("two", 0.1, 0.5), ("—", 0.5, 0.6), ("four!", 0.6, 1.9))
 
 def test_words_end_where_the_ear_tells_them():
     spoken = clip([(5, 7), (20, 24)], GUESSED)
-    ends = ends_of(Ear(), Components(), spoken, [3, 5])
+    ends = ends_of(Ear(), spoken, [3, 5])
     assert ends == pytest.approx([6.5 * FRAME, 23.5 * FRAME], abs=0.75 * FRAME)
     words = timed(spoken.words, ends)
     check_times(Spoken(spoken.audio, tuple(words)))
@@ -87,7 +80,6 @@ def test_only_guessed_times_move_and_only_once(tmp_path, monkeypatch, capsys):
     for number, one in enumerate((spoken, exact)):
         write_shard(Shard("kokoro:af_sky", number), folder, 1, [(utterance, 1.0, one)])
     monkeypatch.setattr(module, "load_ear", lambda folder: Ear())
-    monkeypatch.setattr(module.Components, "load", lambda path: Components())
     args = argparse.Namespace(ear=tmp_path, clips=folder, heard=names, check=None)
     assert align(args) == 0 and "3 words in 1 shards" in capsys.readouterr().out
     moved, kept = sorted(ClipLibrary(folder).by_voice["kokoro:af_sky"]["plus"], key=lambda c: c.name)

@@ -1,14 +1,11 @@
 """The ear as a model: what it learns from, and what it may begin with."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from aizuchi.errors import AizuchiError
-from recipes.mini import ear_model
-
-ROOT = Path(__file__).parents[2]
+from recipes.mini import ear_model, front
+from recipes.mini.spectrum import BANDS, STEPS
 
 
 def test_losses_ask_for_words_after_their_delay():
@@ -36,29 +33,48 @@ def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
     assert torch.equal(made.words.bias[:5], other.words.bias)
 
 
-def test_an_ear_begins_with_what_ships(tmp_path):
-    from aizuchi.data.codec import load_codec
-
-    shipped = ROOT / "aizuchi/pretrained/mini"
-    made = ear_model.Ear(5, reader_layers=1)
-    assert ear_model.begin_from(made, tmp_path / "gone", shipped) == 2
-    codec = load_codec(shipped).model.float()
-    components = torch.randn(
-        2, 20, ear_model.CODEC["hidden_size"], generator=torch.Generator().manual_seed(0)
-    )
+def test_an_ear_begins_with_a_codec_that_hears_with_another(tmp_path):
+    torch.manual_seed(2)
+    codec = front.make_codec(None).eval()
+    other, made = ear_model.Ear(5, reader_layers=1), ear_model.Ear(5, reader_layers=1).eval()
+    other.convs.save_stem(tmp_path)
+    codec.save_pretrained(tmp_path / "codec")
+    assert ear_model.begin_from(made, tmp_path, tmp_path / "codec") == 2
+    convs = ear_model.Convolutions.load(tmp_path, codec)
+    spectra = torch.randn(2, 20, STEPS * BANDS, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        latents = codec.encoder_transformer(components.transpose(1, 2))
+        below = other.convs.below(spectra)
+        given = below
+        for layer in list(codec.encoder.layers)[ear_model.LOWER :]:
+            given = layer(given)
+        latents = codec.encoder_transformer(given)
         semantic = codec.quantizer.semantic_residual_vector_quantizer
         wanted = semantic.encode(latents, 2)
-        told = made.eval()(components, True)["codes"]
+        told = made(spectra, True)["codes"]
+        assert torch.equal(convs(spectra), given.transpose(1, 2))
+    assert below.shape == (2, 128, 20 * STEPS) and given.shape == (2, 192, 20)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(told, wanted))
     assert len({int(code) for code in told[0].flatten()}) > 10
+    with pytest.raises(AizuchiError, match="stem"):
+        ear_model.Convolutions.load(tmp_path / "nowhere", codec)
+
+
+def test_a_fresh_stem_takes_bands_as_if_they_were_alike():
+    torch.manual_seed(0)
+    made = ear_model.Ear(5, reader_layers=1)
+    level, size = torch.linspace(-9, 3, BANDS), torch.linspace(0.5, 4, BANDS)
+    even = torch.randn(3, 50, STEPS, BANDS)
+    wanted = made.convs.below(((even - even.mean((0, 1, 2))) / even.std((0, 1, 2))).flatten(2))
+    spectra = (even * size + level).flatten(2)
+    made.convs.normalize(spectra)
+    assert torch.allclose(made.convs.below(spectra), wanted, atol=1e-4)
 
 
 def test_a_codec_of_other_sizes_is_refused(tmp_path):
     made = ear_model.Ear(5, reader_layers=1)
     from aizuchi.models.mimi import MimiConfig, MimiModel
 
+    made.convs.save_stem(tmp_path)
     sizes = ear_model.CODEC | {"hidden_size": 96, "upsample_groups": 96}
     MimiModel(MimiConfig(**sizes)).save_pretrained(tmp_path / "codec")
     with pytest.raises(AizuchiError, match="no codec of this ear's sizes"):

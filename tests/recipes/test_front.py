@@ -50,6 +50,11 @@ def test_a_model_ships_with_its_codes_alone():
     with pytest.raises(AizuchiError, match="encoder.layers.0"):
         _same_codes(ours, theirs, new_front=False)
     with torch.no_grad():
+        theirs.encoder.layers[10].block[1].conv.weight.add_(1)
+    with pytest.raises(AizuchiError, match="encoder.layers.10"):  # the ear's own convolutions
+        _same_codes(ours, theirs, new_front=True)
+    theirs.encoder.load_state_dict(ours.encoder.state_dict())
+    with torch.no_grad():
         theirs.encoder_transformer.layers[0].mlp.fc1.weight.add_(1)
     with pytest.raises(AizuchiError, match="encoder_transformer"):
         _same_codes(ours, theirs, new_front=True)
