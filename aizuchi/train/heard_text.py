@@ -192,11 +192,10 @@ class HeardText:
             if word in had[row][before] and word not in told[row][before]:
                 out[row, at] = self.pad
                 continue
-            while had[row][at] == self.pad and told[row][at + 1 : at + 2] == [self.pad]:
-                at += 1
-                out[row, at] = word
-                if told[row][at - LATEST + 1] == word:
+            for late in range(at + 1, min(at + LATEST, labels.shape[1])):
+                if had[row][late - 1] != self.pad or told[row][late] != self.pad:
                     break
+                out[row, late] = word
         return out
 
     def grounded(self, labels: Tensor) -> Tensor:

@@ -357,7 +357,7 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
 
 
 def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
-    kept = ROOT / "recipes/mini/milestone/next"
+    kept = ROOT / "recipes/mini/milestone"
     known, heard = ear_model.load_ear(kept / "ear"), HeardWords(kept / "ear/heard.txt")
     lower = front.lower_layers(front.make_codec(None).encoder)
     lower.load_state_dict(torch.load(kept / "front/model/weights.pt", weights_only=True))
@@ -369,7 +369,7 @@ def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
         made = lower(wave[None, None])
     assert float((made - wanted).square().mean()) < 0.2 * float(wanted.square().mean())
     assert len(heard) == len(known.words.bias)
-    names = HeardWords(ROOT / "recipes/mini/milestone/heard.txt").words
+    names = HeardWords(kept / "heard.txt").words
     assert heard.words[: len(names)] == names and len(names) > 900
 
 
