@@ -51,6 +51,14 @@ STEM = "stem.safetensors"
 LOWER = 10  # layers of the codec's encoder that lie below the convolutions of an ear
 
 
+def halves(encoder: Any) -> tuple[Any, Any]:
+    """The layers of a codec's encoder, as two modules: what lies below an ear's convolutions, and these."""
+    from aizuchi.models.mimi.seanet import MimiStack
+
+    layers = list(encoder.layers)
+    return MimiStack(layers[:LOWER]), MimiStack(layers[LOWER:])
+
+
 class Convolutions(nn.Module):
     """The upper convolutions of the codec's encoder, on spectra.
 
@@ -60,11 +68,11 @@ class Convolutions(nn.Module):
 
     def __init__(self, config: Any):
         super().__init__()
-        from aizuchi.models.mimi.seanet import MimiEncoder, MimiStack
+        from aizuchi.models.mimi.seanet import MimiEncoder
 
         # it does not learn: what the lower layers have to give is known before an ear is
         self.stem = nn.Linear(BANDS, config.num_filters * 2 ** (LOWER // 3)).requires_grad_(False)
-        self.stack = MimiStack(list(MimiEncoder(config).layers)[LOWER:])
+        self.stack = halves(MimiEncoder(config))[1]
 
     @torch.no_grad()
     def normalize(self, spectra: Tensor) -> None:
@@ -95,9 +103,7 @@ class Convolutions(nn.Module):
         """
         made = cls(codec.config)
         made.stem.load_state_dict(_stem(folder))
-        upper = list(codec.encoder.layers)[LOWER:]
-        for own, layer in zip(made.stack.layers, upper, strict=True):
-            own.load_state_dict(layer.state_dict())
+        made.stack.load_state_dict(halves(codec.encoder)[1].state_dict())
         return made.requires_grad_(False).eval()
 
 
@@ -139,12 +145,8 @@ class Ear(nn.Module):
         """The semantic residual quantizer."""
         return self.quantizer.semantic_residual_vector_quantizer
 
-    def features(self, spectra: Tensor) -> Tensor:
-        """Log spectra (B, F, STEPS * BANDS) -> (B, F, K), what the codec's convolutions give its transformer."""
-        return self.convs(spectra)
-
     def latents(self, features: Tensor) -> Tensor:
-        """(B, F, K) -> (B, F, K)."""
+        """What the convolutions give (B, F, K) -> (B, F, K)."""
         return self.encoder_transformer(features.transpose(1, 2)).transpose(1, 2)
 
     def project(self, latents: Tensor) -> Tensor:
@@ -165,7 +167,7 @@ class Ear(nn.Module):
             words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
             and for each codebook its inputs (B, F, dim) and codes (B, F).
         """
-        latents = self.latents(self.features(spectra))
+        latents = self.latents(self.convs(spectra))
         branch = self.semantic
         projected = self.project(latents)
         passed, inputs, codes = projected, [], []
@@ -209,11 +211,10 @@ def _stem(folder: Path) -> dict[str, Tensor]:
 def _heard_with(codec: Path, folder: Path) -> dict[str, Tensor]:
     from aizuchi.data.codec import load_codec
 
-    weights = load_codec(codec).model.float().state_dict()
-    found = {name: weight for name, weight in weights.items() if name.startswith(HEARING)}
-    for name, weight in weights.items():
-        if name.startswith("encoder.layers.") and (layer := int(name.split(".")[2])) >= LOWER:
-            found[f"convs.stack.layers.{layer - LOWER}.{name.split('.', 3)[3]}"] = weight
+    model = load_codec(codec).model.float()
+    found = {name: weight for name, weight in model.state_dict().items() if name.startswith(HEARING)}
+    upper = halves(model.encoder)[1].state_dict()
+    found |= {f"convs.stack.{name}": weight for name, weight in upper.items()}
     return found | {f"convs.stem.{name}": weight for name, weight in _stem(folder).items()}
 
 

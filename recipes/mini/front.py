@@ -22,7 +22,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import CODEC, LOWER, Ear, load_ear
+from recipes.mini.ear_model import CODEC, Ear, halves, load_ear
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
@@ -122,13 +122,6 @@ def _missed_share(made: Tensor, wanted: Tensor) -> Tensor:
     return (made - wanted).square().mean() / (wanted - wanted.mean((0, 1))).square().mean()
 
 
-def lower_layers(encoder: Any) -> Any:
-    """The layers of a codec's encoder that lie below an ear's convolutions, as one module."""
-    from aizuchi.models.mimi.seanet import MimiStack
-
-    return MimiStack(list(encoder.layers)[:LOWER])
-
-
 @torch.no_grad()
 def fit_lower(lower: Any, ear: Ear, rows: SoundRows, batches: int = 8) -> None:
     """Change the last of the lower layers, in place, so that what it gives comes nearest to what the ear wants."""
@@ -177,7 +170,7 @@ def train(args: argparse.Namespace) -> int:
     rows = [
         SoundRows(args.sound, parts, args.batch_size, args.seed) for parts in (("train", LISTEN), ("valid",))
     ]
-    ear, lower = load_ear(args.ear), lower_layers(make_codec(args.start).encoder)
+    ear, lower = load_ear(args.ear), halves(make_codec(args.start).encoder)[0]
     if args.start is not None:
         fit_lower(lower, ear, rows[0])
     stage = FrontStage(config, lower, rows[0], rows[1], ear)
@@ -239,11 +232,9 @@ def assemble(args: argparse.Namespace) -> int:
 
     ear = load_ear(args.ear)
     codec = make_codec(args.start, len(ear.semantic.codebooks())).eval()
-    lower_layers(codec.encoder).load_state_dict(
-        torch.load(args.front / "model/weights.pt", weights_only=True)
-    )
-    for layer, heard in zip(list(codec.encoder.layers)[LOWER:], ear.convs.stack.layers, strict=True):
-        layer.load_state_dict(heard.state_dict())
+    lower, upper = halves(codec.encoder)
+    lower.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
+    upper.load_state_dict(ear.convs.stack.state_dict())
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
     if args.keep is not None:
         codec.quantizer.load_state_dict(_quantizer_of(args.keep, ear))

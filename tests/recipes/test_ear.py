@@ -99,7 +99,7 @@ def test_lower_layers_learn_what_the_ear_makes_of_what_they_give(small, tmp_path
     """What is right costs nothing; an error that the ear takes for nothing costs less than one that it hears."""
     _, folder, _ = small
     wave = torch.randn(2, 1, 1920 * 12, generator=torch.Generator().manual_seed(0)) * 0.1
-    lower, known = front.lower_layers(front.make_codec(None).encoder), ear_model.load_ear(folder)
+    lower, known = ear_model.halves(front.make_codec(None).encoder)[0], ear_model.load_ear(folder)
     stage = front.FrontStage(
         StageConfig(str(tmp_path), precision="fp32"), lower, lambda step: wave, lambda step: wave, known
     )
@@ -125,7 +125,7 @@ def test_lower_layers_of_another_codec_are_turned_to_what_the_ear_wants(small):
     """They come nearer, and layers of the codec's own that are turned and shifted come to the same."""
     _, folder, _ = small
     torch.manual_seed(5)
-    known, lower = ear_model.load_ear(folder), front.lower_layers(front.make_codec(None).encoder)
+    known, lower = ear_model.load_ear(folder), ear_model.halves(front.make_codec(None).encoder)[0]
     loud = [torch.rand(4, 1, 80).repeat_interleave(960, -1) for _ in range(9)]
     waves = [torch.randn(4, 1, 1920 * 40) * 10 ** (-3 * by) for by in loud]
     stage = front.FrontStage(
@@ -184,7 +184,7 @@ def made(small, tmp_path_factory):
         )
         np.save(root / "sound" / part / "00000.npy", sound)
     (root / "front/model").mkdir(parents=True)
-    lower = front.lower_layers(front.make_codec(None).encoder)
+    lower = ear_model.halves(front.make_codec(None).encoder)[0]
     torch.save(lower.state_dict(), root / "front/model/weights.pt")
     where = ["--ear", str(folder), "--sound", str(root / "sound")]
     command = [
@@ -206,7 +206,7 @@ def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, 
 
     root, where = made
     (tmp_path / "front/model").mkdir(parents=True)
-    other = front.lower_layers(front.make_codec(None).encoder)
+    other = ear_model.halves(front.make_codec(None).encoder)[0]
     torch.save(other.state_dict(), tmp_path / "front/model/weights.pt")
     command = [
         "assemble",
@@ -243,7 +243,7 @@ def test_a_codec_hears_with_the_ear(small, made):
         codes = codec.encode(wave, return_dict=True).audio_codes
         own = ear_model.load_ear(folder)
         ear_model.begin_from(own, folder, made[0] / "codec")  # rounded
-        own.convs.below = lambda wave: front.lower_layers(codec.encoder)(wave)
+        own.convs.below = lambda wave: ear_model.halves(codec.encoder)[0](wave)
         given = torch.stack(own(wave, True)["codes"], 1)
     assert codes.shape == (1, 8, 20) and float((codes[:, :2] == given).float().mean()) > 0.99
     assert all(
@@ -281,9 +281,8 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
     piece = source.read(0, 0, ear.FRAMES)
     assert (piece.heard > 1).sum() > 5 and len(set(piece.user[0])) > 3
     np.testing.assert_array_equal(piece.text, listening_text(piece.heard))
-    assert (
-        len(set(piece.user[1])) > 1 and not piece.user[2:].any()
-    )  # six steps leave the second one few codes
+    # six steps leave the second codebook few codes
+    assert len(set(piece.user[1])) > 1 and not piece.user[2:].any()
     codec = MimiModel.from_pretrained(root / "codec").eval()
     silence = codec.encode(torch.zeros(1, 1, 1920 * ear.FRAMES), return_dict=True).audio_codes[0].numpy()
     assert np.mean(piece.model == silence) > 0.99  # it says nothing
@@ -359,7 +358,7 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
 def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
     kept = ROOT / "recipes/mini/milestone"
     known, heard = ear_model.load_ear(kept / "ear"), HeardWords(kept / "ear/heard.txt")
-    lower = front.lower_layers(front.make_codec(None).encoder)
+    lower = ear_model.halves(front.make_codec(None).encoder)[0]
     lower.load_state_dict(torch.load(kept / "front/model/weights.pt", weights_only=True))
     rng = np.random.default_rng(0)
     wave = 0.05 * np.sin(2 * np.pi * 200 * np.arange(1920 * 25) / RATE)
@@ -371,6 +370,17 @@ def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
     assert len(heard) == len(known.words.bias)
     names = HeardWords(kept / "heard.txt").words
     assert heard.words[: len(names)] == names and len(names) > 900
+
+
+def test_what_ships_has_been_rounded_and_has_the_recipe_s_sizes(tmp_path):
+    from aizuchi.data.codec import load_codec
+    from recipes.mini import package
+
+    shipped, out = ROOT / "aizuchi/pretrained/mini", tmp_path / "codec"
+    assert package.main(["codec", "--codec", str(shipped), "--out", str(out)]) == 0
+    codec = load_codec(out)
+    assert codec.fingerprint() == load_codec(shipped).fingerprint()  # the same codes
+    assert all(getattr(codec.model.config, name) == value for name, value in ear_model.CODEC.items())
 
 
 def test_a_codec_to_begin_with_needs_its_components(capsys):
