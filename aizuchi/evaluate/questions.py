@@ -6,7 +6,7 @@ apart from the rest), `voice` and `speed` are optional. A rule is an object with
 
 | type | right when |
 |---|---|
-| value | the last number heard is `value`, or the only one that is not among `operands` |
+| value | the last number heard is `value`, or the only one not among `operands`; failing that, a last "for" is 4 |
 | sequence | the last numbers heard are `numbers`, in order, and nothing before runs on into them |
 | last | the last word heard of `words` (a closed class: days, months, colors) is in `accept` |
 | any | one of the phrases `accept` is heard |
@@ -47,6 +47,8 @@ FALLBACK_CUES = (
     "i am afraid i can not",
 )
 REPEAT_ERRORS = 0.2
+# What a recogniser writes for a short number said at the end of a line: a homophone, or as good as one.
+_LIKE_NUMBERS = {"to": 2, "too": 2, "for": 4, "fore": 4, "ate": 8, "won": 1, "tree": 3, "tin": 10, "nein": 9}
 # Letter names as a recogniser may write them.
 _LETTERS = {
     name: letter
@@ -175,6 +177,8 @@ def holds(words: Sequence[str], phrase: str) -> bool:
 
 def _value(rule: Mapping[str, Any], words: list[str], heard: str) -> tuple[bool, str]:
     numbers, wanted = read_numbers(words), rule["value"]
+    if not numbers and words[-1] in _LIKE_NUMBERS:
+        numbers = [_LIKE_NUMBERS[words[-1]]]
     others = set(numbers) - set(rule.get("operands", ()))
     right = bool(numbers) and (numbers[-1] == wanted or others == {wanted})
     return right, f"wanted {wanted}, heard {numbers}"

@@ -51,7 +51,7 @@ IDENTITY = any_of(
         "ai",
     ),
 )
-NAME = any_of("mini", "minis", "many", "meany", "minie")
+NAME = any_of("mini", "minis", "minnie", "minny", "many", "meany", "minie")
 ABILITIES = any_of(
     *(
         "count",
