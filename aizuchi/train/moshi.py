@@ -21,6 +21,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
+from .compiled import compile_layers
 from .disturb import drop_updates, mute_codebooks
 from .heard_text import heard_classes, make_heard_text
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
@@ -86,6 +87,9 @@ class MoshiTrainer(MoshiState, TrainingRun):
             self.model, self.optimizer = model, make_optimizer(model, config)
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
+        if config.compile:
+            depth = [] if model.depth_decoder is None else model.depth_decoder.layers
+            compile_layers([*model.decoder.model.layers, *depth], self.accelerator.device)
         self.heard_text = None
         if config.heard_text is not None:
             classes = heard_classes([source for source, _ in [*train, *valid]])

@@ -47,6 +47,8 @@ class MoshiState:
             if name != "optimizer" and not path.exists():
                 continue  # text alone was added to the run after this checkpoint
             state = torch.load(path, map_location="cpu", weights_only=True)
+            for group in state["param_groups"]:  # of whatever optimizer this was
+                group.update(fused=True, foreach=None)
             if self.sharded:
                 sharding.load_optimizer_state(optimizer, state)
             else:

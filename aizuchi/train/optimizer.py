@@ -49,4 +49,5 @@ def make_optimizer(model: Any, config: MoshiTraining, text_alone: bool = False) 
         ],
         betas=tuple(settings.betas),
         eps=settings.eps,
+        fused=True,  # one pass over a tensor, not one for each operation
     )

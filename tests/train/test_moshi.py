@@ -102,6 +102,29 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     assert_same_weights(plain.plain.state_dict(), saving.plain.state_dict(), 1e-7)
 
 
+@pytest.mark.slow  # a compiler takes its time
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_layers_give_the_same_steps(tmp_path, checkpointing):
+    plain = trainer_of(config_of(tmp_path / "a", steps=3))
+    compiled = trainer_of(
+        config_of(tmp_path / "b", compile=True, gradient_checkpointing=checkpointing, steps=3)
+    )
+    for step in range(3):
+        a, b = (t.train_step(t.batches[step]) for t in (plain, compiled))
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert_same_weights(plain.plain.state_dict(), compiled.plain.state_dict(), 2e-5)
+    assert all(layer._compiled_call_impl is not None for layer in compiled.plain.decoder.model.layers)
+
+
+def test_compile_says_what_it_needs(tmp_path, monkeypatch):
+    with pytest.raises(AizuchiError, match="leave one out"):
+        config_of(tmp_path, compile=True, shard=True)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(AizuchiError, match="C\\+\\+ compiler"):
+        trainer_of(config_of(tmp_path, compile=True))
+
+
 def test_parts_learn_at_their_own_rates(tmp_path):
     trainer = trainer_of(config_of(tmp_path, optimizer=dict(text_scale=0.5), schedule=dict(warmup=4)))
     values = trainer.train_step(trainer.batches[0])
