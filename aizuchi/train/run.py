@@ -18,6 +18,7 @@ from .checkpoints import CheckpointFolder, random_state, read_state, restore_ran
 from .config import check, output_folder, to_dict
 from .logs import RunLog, plot_curves
 from .memory import keep_freed_memory
+from .stopping import Stop, leave_signals_to_the_parent
 
 Values = dict[str, float]
 
@@ -106,6 +107,7 @@ class TrainingRun(ABC):
             the folder of the finished model
         Raises:
             AizuchiError: a loss that is not finite, a checkpoint that can't be written
+            KeyboardInterrupt: told to stop (SIGINT, SIGTERM); once: after a checkpoint of the step it was at
         """
         config = self.config
         self.resume()
@@ -114,8 +116,9 @@ class TrainingRun(ABC):
         quiet = None if self.main else True
         bar = tqdm(total=config.steps, initial=self.step, desc="training", unit="step", disable=quiet)
         started, frames, waited = time.perf_counter(), 0.0, 0.0
+        stop = Stop(self.main)
         try:
-            with bar:
+            with bar, stop.listening():
                 for batch in self._batches():
                     waited += self._waited
                     values = self.train_step(batch)
@@ -130,7 +133,11 @@ class TrainingRun(ABC):
                         self.write_log(values)
                         started, frames, waited = time.perf_counter(), 0.0, 0.0
                     paused = time.perf_counter()
-                    self._after_step()
+                    saved = self._after_step()
+                    if self.step < config.steps and stop.everywhere(self.accelerator):
+                        if not saved:
+                            self.save()
+                        raise KeyboardInterrupt
                     started += time.perf_counter() - paused
         except KeyboardInterrupt:
             if self.main:
@@ -146,7 +153,8 @@ class TrainingRun(ABC):
             self.plot()
         return self.export()
 
-    def _after_step(self) -> None:
+    def _after_step(self) -> bool:
+        """Evaluate, write samples and save where it is time for it; returns whether a checkpoint was written."""
         config = self.config
         last = self.step == config.steps
 
@@ -157,8 +165,9 @@ class TrainingRun(ABC):
             self.write_log({f"valid_{name}": value for name, value in self.evaluate().items()})
         if due(config.sample_every):
             self.write_samples()
-        if due(config.save_every) or last:
+        if saving := due(config.save_every) or last:
             self.save()
+        return saving
 
     def _batches(self) -> Iterator[Any]:
         """The steps still to do, read ahead by workers if there are any; notes how long each was waited for."""
@@ -168,6 +177,7 @@ class TrainingRun(ABC):
             batch_size=None,
             sampler=range(self.step, config.steps),
             num_workers=config.data.workers,
+            worker_init_fn=leave_signals_to_the_parent,
             generator=torch.Generator(),  # or the loader would draw from the generator that dropout draws from
         )
         start = time.perf_counter()

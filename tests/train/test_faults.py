@@ -1,6 +1,8 @@
 """What ends a training in the middle: NaN, Ctrl-C, a full disk. The last good checkpoint is left, and said."""
 
 import contextlib
+import multiprocessing
+import os
 import resource
 import signal
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from aizuchi.errors import AizuchiError
+from aizuchi.train.stopping import Stop
 from tests.train import tiny, tiny_codec
 from tests.train.test_moshi import assert_same_weights, weights_of
 from tests.train.tiny import config_of, trainer_of
@@ -47,6 +50,74 @@ def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_half_written(tm
         "stopped at step 3: " in (said := capsys.readouterr().out) and "step_00000002 is the newest" in said
     )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_weights(tmp_path, capsys, number, workers):
+    whole = trainer_of(config_of(tmp_path / "whole", steps=5, save_every=100))
+    whole.run()
+    config = config_of(tmp_path / "run", steps=5, save_every=100)
+    config.data.workers = workers
+    handler = signal.getsignal(number)
+    told = trainer_of(config)
+    true_step = told.train_step
+
+    def step(batches):
+        if told.step == 2:
+            for process in multiprocessing.active_children():  # as a terminal and some schedulers do
+                os.kill(process.pid, number)
+            os.kill(os.getpid(), number)
+        return true_step(batches)
+
+    told.train_step = step
+    with pytest.raises(KeyboardInterrupt):
+        told.run()
+    said = capsys.readouterr().out
+    assert (
+        "stopping: this step is finished" in said
+        and "stopped at step 3: " in said
+        and "step_00000003" in said
+    )
+    assert [p.name for p in told.checkpoints.all()] == ["step_00000003"]
+    assert signal.getsignal(number) is handler
+    again = trainer_of(config)
+    again.run()
+    assert_same_weights(whole.plain.state_dict(), again.plain.state_dict(), 0.0)
+
+
+def test_told_twice_a_run_ends_within_its_step(tmp_path):
+    trainer = trainer_of(config_of(tmp_path, steps=5, save_every=2))
+    true_step = trainer.train_step
+
+    def step(batches):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return true_step(batches)
+
+    trainer.train_step = step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_all_processes_hear_of_what_one_was_told():
+    class Two:
+        """What `Stop` asks of accelerate, of two processes of which this one may have been told nothing."""
+
+        num_processes, triggered = 2, False
+
+        def set_trigger(self):
+            self.triggered = True
+
+        def check_trigger(self):
+            return self.triggered
+
+    stop, processes = Stop(), Two()
+    assert not stop.everywhere(processes)
+    stop(signal.SIGTERM, None)
+    assert stop.everywhere(processes) and processes.triggered
 
 
 @contextlib.contextmanager
