@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+REPEATED = 2.0  # seconds: torchrun passes on at once what a terminal has told its processes, too
 
 
 class Stop:
@@ -16,12 +19,15 @@ class Stop:
 
     def __init__(self, main: bool = True):
         self.asked = False
+        self._since = 0.0
         self._main = main
 
     def __call__(self, number: int, frame: Any) -> None:
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            if time.monotonic() - self._since > REPEATED:
+                raise KeyboardInterrupt
+            return
+        self.asked, self._since = True, time.monotonic()
         if self._main:
             tqdm.write("stopping: this step is finished and a checkpoint written (once more: stop at once)")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aizuchi.errors import AizuchiError
+from aizuchi.train import stopping
 from aizuchi.train.stopping import Stop
 from tests.train import tiny, tiny_codec
 from tests.train.test_moshi import assert_same_weights, weights_of
@@ -86,7 +87,8 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_weights(tmp_path, caps
     assert_same_weights(whole.plain.state_dict(), again.plain.state_dict(), 0.0)
 
 
-def test_told_twice_a_run_ends_within_its_step(tmp_path):
+def test_told_twice_a_run_ends_within_its_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "REPEATED", 0.0)
     trainer = trainer_of(config_of(tmp_path, steps=5, save_every=2))
     true_step = trainer.train_step
 
@@ -117,6 +119,7 @@ def test_all_processes_hear_of_what_one_was_told():
     stop, processes = Stop(), Two()
     assert not stop.everywhere(processes)
     stop(signal.SIGTERM, None)
+    stop(signal.SIGTERM, None)  # passed on by who started it
     assert stop.everywhere(processes) and processes.triggered
 
 
