@@ -88,8 +88,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
         if config.compile:
-            depth = [] if model.depth_decoder is None else model.depth_decoder.layers
-            compile_layers([*model.decoder.model.layers, *depth], self.accelerator.device)
+            compile_layers(model, self.accelerator.device)
         self.heard_text = None
         if config.heard_text is not None:
             classes = heard_classes([source for source, _ in [*train, *valid]])

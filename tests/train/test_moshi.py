@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi import MoshiForConditionalGeneration
+from aizuchi.train.compiled import compile_layers
 from aizuchi.train.logs import read_log
 from aizuchi.train.tokens import TokenList
 from tests.train.tiny import config_of, dialogues, launch, start, trainer_of
@@ -113,7 +114,17 @@ def test_compiled_layers_give_the_same_steps(tmp_path, checkpointing):
         a, b = (t.train_step(t.batches[step]) for t in (plain, compiled))
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     assert_same_weights(plain.plain.state_dict(), compiled.plain.state_dict(), 2e-5)
-    assert all(layer._compiled_call_impl is not None for layer in compiled.plain.decoder.model.layers)
+    layers = [*compiled.plain.decoder.model.layers, *compiled.plain.depth_decoder.layers]
+    assert all(layer._compiled_call_impl is not None for layer in layers)
+
+
+def test_on_several_threads_depth_layers_are_not_compiled(tmp_path, monkeypatch):
+    trainer = trainer_of(config_of(tmp_path))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    compile_layers(trainer.plain, torch.device("cpu"))
+    temporal, depth = trainer.plain.decoder.model.layers, trainer.plain.depth_decoder.layers
+    assert all(layer._compiled_call_impl is not None for layer in temporal)
+    assert all(layer._compiled_call_impl is None for layer in depth)
 
 
 def test_compile_says_what_it_needs(tmp_path, monkeypatch):
