@@ -1,29 +1,38 @@
-"""What an ear makes of words: `python -m recipes.mini.mishearing --help`.
+"""What an ear makes of words, or a model: `python -m recipes.mini.mishearing --help`.
 
 The ear's reader writes down rows of known words in ever new company, disturbed as in its training; what it wrote for
-each word is counted. Models then learn to answer from words as they are heard (`heard_text.mishearing`).
+each word is counted. Models then learn to answer from words as they are heard (`heard_text.mishearing`). A model that
+hears already errs otherwise ("four fourteen", a word twice): with `--model` it is what that one writes, running free on
+rows of token shards, that is counted, and what is counted of others, an ear, can be added.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import trange
 
+from aizuchi.engine.sampling import Sampling
+from aizuchi.errors import AizuchiError
 from aizuchi.train.mishearing import Mishearing, aligned
+from aizuchi.train.rollout import roll_out
+from aizuchi.train.tokens import Pieces, TokenSource, collate
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES, ROUGH
 from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
 from recipes.mini.ear_rows import EarRows
-from recipes.mini.heard import OTHER, HeardWords
+from recipes.mini.heard import DELAY, OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames
 
 RUNS = Path("runs/mini")
 BATCH = 12
+ROWS = 48  # that a model hears at once
 KEPT = 60  # different ways that a word is written, the most frequent ones
 
 
@@ -61,11 +70,68 @@ def listen(
     return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
 
 
+def overhear(
+    model: Any, first: int, source: TokenSource, batches: int, classes: int, seed: int
+) -> Mishearing:
+    """The error model of a model over so many batches of 48 rows of 20 s, in which it writes its own text.
+
+    Args:
+        first: the id of the first class of words.
+    """
+    found: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    pieces = Pieces([(source, 1.0)], FRAMES, seed)
+    for step in trange(batches, unit="batch"):
+        batch = collate([pieces.draw(step * ROWS + i) for i in range(ROWS)], model.config.num_codebooks)
+        if batch.heard is None:
+            raise AizuchiError("these tokens know nothing of the user's words: take those of ear_tokens")
+        length = int(batch.lengths.min())
+        heard = batch.user[:, : model.config.num_user_codebooks, :length]
+        sampling = dataclasses.replace(Sampling.of_model(model), seed=step)
+        text, _ = roll_out(model, heard, sampling=sampling)
+        told = (text - (first - 1)).where(text >= first, 0)
+        for words, best in zip(batch.heard[:, :length], told):
+            said = [(int(words[f]), int(f) + DELAY) for f in (words > 0).nonzero()[:, 0]]
+            wrote = [(int(best[f]), int(f)) for f in best.nonzero()[:, 0]]
+            for word, made in aligned(said, wrote):
+                found[word][made] += 1
+    return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
+
+
+def together(first: Mishearing, second: Mishearing) -> Mishearing:
+    """Both their counts."""
+    found: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    for listener in (first, second):
+        for word, rows in listener.heard.items():
+            found[word].update(dict(rows))
+    return Mishearing(
+        {word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, first.classes
+    )
+
+
+def make_of_model(args: argparse.Namespace) -> int:
+    from aizuchi.checkpoints.load import load
+    from aizuchi.data.tokenizer import TextTokenizer
+    from aizuchi.train.tokens import ShardSource
+
+    loaded, classes = load(args.model, dtype=torch.float32), len(HeardWords(args.heard))
+    first = TextTokenizer(loaded.tokenizer).size - classes + 1
+    batches = args.batches or 40
+    found = overhear(loaded.model, first, ShardSource(args.tokens), batches, classes, args.seed)
+    right = 1 - found.rate
+    for path in args.add:
+        found = together(found, Mishearing.load(path, classes))
+    found.save(args.out)
+    print(f"{right:.1%} of the words were written down right: {args.out}")
+    return 0
+
+
 def make(args: argparse.Namespace) -> int:
+    if args.model is not None:
+        return make_of_model(args)
     ear, heard = load_ear(args.ear), HeardWords(args.heard)
     rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
     components = Components.load(args.ear / "components.safetensors")
-    found = listen(ear, components, rows, args.batches, args.no_word, len(heard))
+    found = listen(ear, components, rows, args.batches or 250, args.no_word, len(heard))
     found.save(args.out)
     print(
         f"{1 - found.rate:.1%} of the words of {len(found.heard)} classes were written down right: {args.out}"
@@ -87,7 +153,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
     )
     parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
-    parser.add_argument("--batches", type=int, default=250, help="of 12 rows of 20 s (default %(default)s)")
+    parser.add_argument("--batches", type=int, help="of 12 rows of 20 s, of 48 for a model (default 250, 40)")
+    parser.add_argument("--model", type=Path, help="a model that writes what it hears, in place of an ear")
+    parser.add_argument(
+        "--tokens", type=Path, default=RUNS / "tokens/listen", help="what it hears (default %(default)s)"
+    )
+    parser.add_argument(
+        "--add", type=Path, nargs="+", default=[], help="files like this one whose counts are added"
+    )
     parser.add_argument(
         "--no-word", type=float, default=1.0,
         help="added to the logit of no word: the ear tells a word too many rather than one too few, a model does not "
