@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from aizuchi.errors import AizuchiError
 from aizuchi.models.moshi import MoshiForConditionalGeneration
-from aizuchi.train.compiled import compile_layers
 from aizuchi.train.logs import read_log
 from aizuchi.train.tokens import TokenList
 from tests.train.tiny import config_of, dialogues, launch, start, trainer_of
@@ -101,39 +100,6 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     assert saving.plain.decoder.model.gradient_checkpointing
     assert a == b
     assert_same_weights(plain.plain.state_dict(), saving.plain.state_dict(), 1e-7)
-
-
-@pytest.mark.slow  # a compiler takes its time
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_layers_give_the_same_steps(tmp_path, checkpointing):
-    plain = trainer_of(config_of(tmp_path / "a", steps=3))
-    compiled = trainer_of(
-        config_of(tmp_path / "b", compile=True, gradient_checkpointing=checkpointing, steps=3)
-    )
-    for step in range(3):
-        a, b = (t.train_step(t.batches[step]) for t in (plain, compiled))
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    assert_same_weights(plain.plain.state_dict(), compiled.plain.state_dict(), 2e-5)
-    layers = [*compiled.plain.decoder.model.layers, *compiled.plain.depth_decoder.layers]
-    assert all(layer._compiled_call_impl is not None for layer in layers)
-
-
-def test_on_several_threads_depth_layers_are_not_compiled(tmp_path, monkeypatch):
-    trainer = trainer_of(config_of(tmp_path))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    compile_layers(trainer.plain, torch.device("cpu"))
-    temporal, depth = trainer.plain.decoder.model.layers, trainer.plain.depth_decoder.layers
-    assert all(layer._compiled_call_impl is not None for layer in temporal)
-    assert all(layer._compiled_call_impl is None for layer in depth)
-
-
-def test_compile_says_what_it_needs(tmp_path, monkeypatch):
-    with pytest.raises(AizuchiError, match="leave one out"):
-        config_of(tmp_path, compile=True, shard=True)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(AizuchiError, match="C\\+\\+ compiler"):
-        trainer_of(config_of(tmp_path, compile=True))
 
 
 def test_parts_learn_at_their_own_rates(tmp_path):
