@@ -42,7 +42,7 @@ class Stop:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def everywhere(self, accelerator: Any) -> bool:
         """Whether any of the processes was told; all of them have to ask."""
