@@ -22,6 +22,8 @@ _ORDINALS = {
 _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
     word: 10 * value for value, word in enumerate(_TENS, 2)
 }
+# What a recogniser writes for a short number said at the end of a line: a homophone, or as good as one.
+LIKE_NUMBERS = {"to": 2, "too": 2, "for": 4, "fore": 4, "ate": 8, "won": 1, "tree": 3, "tin": 10, "nein": 9}
 _MULTIPLIERS = {"hundred": 100} | {word: value for value, word in _SCALES}
 
 

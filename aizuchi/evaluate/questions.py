@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aizuchi.errors import AizuchiError
-from aizuchi.evaluate.numbers import read_numbers
+from aizuchi.evaluate.numbers import LIKE_NUMBERS, read_numbers
 from aizuchi.evaluate.text import normalize, word_errors
 
 FALLBACK_CUES = (
@@ -47,8 +47,6 @@ FALLBACK_CUES = (
     "i am afraid i can not",
 )
 REPEAT_ERRORS = 0.2
-# What a recogniser writes for a short number said at the end of a line: a homophone, or as good as one.
-_LIKE_NUMBERS = {"to": 2, "too": 2, "for": 4, "fore": 4, "ate": 8, "won": 1, "tree": 3, "tin": 10, "nein": 9}
 # Letter names as a recogniser may write them.
 _LETTERS = {
     name: letter
@@ -177,8 +175,8 @@ def holds(words: Sequence[str], phrase: str) -> bool:
 
 def _value(rule: Mapping[str, Any], words: list[str], heard: str) -> tuple[bool, str]:
     numbers, wanted = read_numbers(words), rule["value"]
-    if not numbers and words[-1] in _LIKE_NUMBERS:
-        numbers = [_LIKE_NUMBERS[words[-1]]]
+    if not numbers and words[-1] in LIKE_NUMBERS:
+        numbers = [LIKE_NUMBERS[words[-1]]]
     others = set(numbers) - set(rule.get("operands", ()))
     right = bool(numbers) and (numbers[-1] == wanted or others == {wanted})
     return right, f"wanted {wanted}, heard {numbers}"

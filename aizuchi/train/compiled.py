@@ -15,8 +15,8 @@ def compile_layers(model: Any, device: Any) -> None:
     """Let `torch.compile` make kernels of a Moshi's layers when they first run; what is saved stays the same.
 
     Layer by layer, as all are alike and compile once; lengths and numbers of rows may change from step to step. On a
-    CPU and several threads the depth decoder's stay as they are: their kernels write outside of their buffers there
-    (torch 2.13; heap corruption as in pytorch's issue 181618).
+    CPU and several threads the depth decoder's stay as they are: their kernels corrupt the heap there (seen with
+    torch 2.13; pytorch's issue 181618 tells of the like).
 
     Raises:
         AizuchiError: the device is a CPU and there is no C++ compiler, which kernels of CPUs are made with.

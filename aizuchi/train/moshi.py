@@ -22,6 +22,7 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 
 from . import sharding
 from .compiled import compile_layers
+from .config import check
 from .disturb import drop_updates, mute_codebooks
 from .heard_text import heard_classes, make_heard_text
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
@@ -59,6 +60,7 @@ class MoshiTrainer(MoshiState, TrainingRun):
     ):
         # accelerate launch --use_fsdp says the same; its own wrapping, which leaves CPUs out, is not used
         shard = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true" or config.shard
+        check(not (config.compile and shard), "compile and shard don't go together: leave one out")
         super().__init__(config, some_unused=config.text_only is not None)
         self.sharded = shard and self.accelerator.num_processes > 1
         self.tokenizer = tokenizer

@@ -227,7 +227,6 @@ class MoshiTraining:
             check(0 <= foreign <= 1, f"text_only.foreign is a share between 0 and 1, not {foreign}")
             check(not foreign or self.heard_text is not None, "text_only.foreign is for runs with heard_text")
             check(self.task == "dialogue", "text_only is for task: dialogue")
-        check(not (self.compile and self.shard), "compile and shard don't go together: leave one out")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 
 

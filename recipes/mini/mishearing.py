@@ -1,9 +1,9 @@
 """What an ear makes of words, or a model: `python -m recipes.mini.mishearing --help`.
 
 The ear's reader writes down rows of known words in ever new company, disturbed as in its training; what it wrote for
-each word is counted. Models then learn to answer from words as they are heard (`heard_text.mishearing`). A model that
-hears already errs otherwise ("four fourteen", a word twice): with `--model` it is what that one writes, running free on
-rows of token shards, that is counted, and what is counted of others, an ear, can be added.
+each word is counted. Models then learn to answer from words as they are heard (`heard_text.mishearing`). With
+`--model` it is counted what a model writes itself, running free on rows of token shards, and what was counted of
+others, an ear, can be added.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ RUNS = Path("runs/mini")
 BATCH = 12
 ROWS = 48  # that a model hears at once
 KEPT = 60  # different ways that a word is written, the most frequent ones
+
+
+def kept(found: dict[int, Counter[tuple[int, ...]]], classes: int) -> Mishearing:
+    """Counts as an error model, without what was written most seldom."""
+    return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
 
 
 @torch.no_grad()
@@ -67,7 +72,7 @@ def listen(
             heard = [(int(best[f]), int(f)) for f in best.nonzero()[:, 0]]
             for word, made in aligned(said, heard):
                 found[word][made] += 1
-    return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
+    return kept(found, classes)
 
 
 def overhear(
@@ -94,7 +99,7 @@ def overhear(
             wrote = [(int(best[f]), int(f)) for f in best.nonzero()[:, 0]]
             for word, made in aligned(said, wrote):
                 found[word][made] += 1
-    return Mishearing({word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, classes)
+    return kept(found, classes)
 
 
 def together(first: Mishearing, second: Mishearing) -> Mishearing:
@@ -103,9 +108,7 @@ def together(first: Mishearing, second: Mishearing) -> Mishearing:
     for listener in (first, second):
         for word, rows in listener.heard.items():
             found[word].update(dict(rows))
-    return Mishearing(
-        {word: counts.most_common(KEPT) for word, counts in sorted(found.items())}, first.classes
-    )
+    return kept(found, first.classes)
 
 
 def make_of_model(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from aizuchi.evaluate.numbers import LIKE_NUMBERS
 from recipes.mini.facts import number_words
 
 _CONTRACTIONS = {
@@ -69,18 +70,6 @@ _ORDINALS = {
 _NUMBER_VALUES = {number_words(n): n for n in range(20)} | {number_words(n): n for n in range(20, 100, 10)}
 _TENS, _SMALL = ("|".join(number_words(n) for n in r) for r in (range(20, 100, 10), range(1, 10)))
 _NUMBER = re.compile(rf"\b(?:(?:{_TENS}) (?:{_SMALL})|{'|'.join(_NUMBER_VALUES)})\b")
-# What a recogniser writes for a short number word said alone.
-_HOMOPHONES = {
-    "to": 2,
-    "too": 2,
-    "for": 4,
-    "fore": 4,
-    "ate": 8,
-    "won": 1,
-    "tree": 3,
-    "tin": 10,
-    "nein": 9,
-}
 
 
 def normalize(text: str) -> str:
@@ -160,8 +149,8 @@ def numbers_in(text: str) -> list[int]:
                 i += 1
         found.append(value)
         i += 1
-    if not found and words and words[-1] in _HOMOPHONES:
-        found.append(_HOMOPHONES[words[-1]])
+    if not found and words and words[-1] in LIKE_NUMBERS:
+        found.append(LIKE_NUMBERS[words[-1]])
     return found
 
 

@@ -35,7 +35,10 @@ def test_on_several_threads_depth_layers_are_not_compiled(tmp_path, monkeypatch)
 
 def test_compile_says_what_it_needs(tmp_path, monkeypatch):
     with pytest.raises(AizuchiError, match="leave one out"):
-        config_of(tmp_path, compile=True, shard=True)
+        trainer_of(config_of(tmp_path, compile=True, shard=True))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # says the same as shard
+    with pytest.raises(AizuchiError, match="leave one out"):
+        trainer_of(config_of(tmp_path, compile=True))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(AizuchiError, match="C\\+\\+ compiler"):
