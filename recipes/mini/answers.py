@@ -114,15 +114,10 @@ def _cap(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _value(value: str, whole: str) -> tuple[str, ...]:
-    """A short answer, twice as likely as each of its longer forms."""
-    return (
-        f"{_cap(value)}.",
-        f"{_cap(value)}.",
-        f"It's {value}.",
-        f"That's {value}.",
-        f"{_cap(whole)} {value}.",
-    )
+def _value(value: str, *whole: str) -> tuple[str, ...]:
+    """Two in three are whole sentences: what was understood, then what follows from it."""
+    sentences = [f"{_cap(begin)} {value}." for begin in whole]
+    return (*sentences * (6 // len(sentences)), f"{_cap(value)}.", f"It's {value}.", f"That's {value}.")
 
 
 def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
@@ -131,11 +126,14 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
     a, b, n = meaning.get("a", 0), meaning.get("b", 0), meaning.get("n", 0)
     match kind:
         case "plus":
-            return _value(number_words(a + b), f"{words['a']} plus {words['b']} is")
+            asked = f"{words['a']} plus {words['b']}"
+            return _value(number_words(a + b), f"{asked} is", f"{asked} makes")
         case "minus":
-            return _value(number_words(a - b), f"{words['a']} minus {words['b']} is")
+            asked = f"{words['a']} minus {words['b']}"
+            return _value(number_words(a - b), f"{asked} is", f"{asked} makes")
         case "times":
-            return _value(number_words(a * b), f"{words['a']} times {words['b']} is")
+            asked = f"{words['a']} times {words['b']}"
+            return _value(number_words(a * b), f"{asked} is", f"{asked} makes")
         case "count":
             return _listing(range(1, n + 1))
         case "count_from":
@@ -150,29 +148,20 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
             what, _, where = kind.partition("_")
             ring = facts.DAYS if what == "day" else facts.MONTHS
             name = facts.neighbour(meaning[what], 1 if where == "after" else -1, ring)
-            return (
-                *_value(name, f"{where} {meaning[what]} comes")[:3],
-                f"{where.title()} {meaning[what]} comes {name}.",
-            )
+            return _value(name, f"{where} {meaning[what]} comes")
         case "opposite":
             other = facts.OPPOSITES[meaning["word"]]
             whole = f"The opposite of {meaning['word']} is {other}."
-            return (f"{_cap(other)}.", f"{_cap(other)}.", whole, f"It's {other}.")
+            return (f"{_cap(other)}.", f"It's {other}.", *(whole,) * 4)
         case "color":
             return _color(meaning["thing"])
         case "sound":
             sound, animal = facts.SOUNDS[meaning["animal"]][0], meaning["animal"]
-            article = "an" if animal[0] in "aeiou" else "a"
-            whole = f"{article.title()} {animal} says {sound}."
-            return (f"It says {sound}.", whole, whole, f"The {animal} says {sound}!")
+            twice = sound if " " in sound else f"{sound}, {sound}"  # short ones are easily missed
+            return (f"It says {twice}.", *(f"The {animal} says {twice}.",) * 3)
         case "spell":
             letters = ", ".join(meaning["word"].upper())
-            return (
-                f"{letters}.",
-                f"{letters}.",
-                f"{_cap(meaning['word'])}: {letters}.",
-                f"That's {letters}.",
-            )
+            return (f"{letters}.", f"{_cap(meaning['word'])}: {letters}.")
         case "repeat":
             return (f"{_cap(meaning['phrase'])}.",)
         case "joke":
@@ -189,4 +178,4 @@ def _color(thing: str) -> tuple[str, ...]:
     color = facts.color_of(thing)[0]
     be = "are" if thing in {t for t, plural, _ in facts.COLORS_OF if plural} else "is"
     whole = f"{_cap(thing)} {be} {color}."
-    return (f"{_cap(color)}.", whole, whole, f"{'They are' if be == 'are' else 'It is'} {color}.")
+    return (f"{_cap(color)}.", f"{'They are' if be == 'are' else 'It is'} {color}.", *(whole,) * 4)

@@ -20,9 +20,11 @@ from recipes.mini.grid import FRAME
 from recipes.mini.neural_engines import PUNCTUATION, HibariVoice, spans_of
 from recipes.mini.timing import LEAD, RATE, Span, Spoken, quietest, shift, tighten, trim
 
-CARRIER = "Say, {}, again."  # where a word is said to be taken from
-EARLY, DECAY = 0.15, 0.12  # seconds before and after its phonemes in which it may begin and end
-SLOW = 1.1  # times as long as there
+CARRIER = (
+    "Say, {}."  # where a word is said to be taken from: of a word behind it, some would be in its last frames
+)
+EARLY = 0.15  # seconds before its phonemes in which it may begin
+DECAY = (0.03, 0.08)  # seconds after them in which it ends: a closure before a last consonant is no end
 STEP = 240  # samples from one spectrum to the next: eight in a frame, which fall the same way into each
 HOPS = FRAME // STEP
 LATE = 1  # spectra of its first frame before a word begins
@@ -120,14 +122,13 @@ class AssistantVoice(HibariVoice):
 
     def _piece(self, sounds: str, speed: float) -> Piece:
         """A word as it sounds alone, stretched so that the next one begins at the same place of a frame."""
-        before, after = self.carrier
-        carrier = f"{before} {sounds}, {after}"
+        carrier = f"{self.carrier} {sounds}."
         *parts, f0, units = self._spectrum([0, *(self.vocab[p] for p in carrier), 0], speed)
-        (_, (_, begins, ends), _), phones, _ = spans_of(carrier, units.reshape(-1), ["", "", ""])
+        (_, (_, begins, ends)), phones, _ = spans_of(carrier, units.reshape(-1), ["", ""])
         around = grid.synthesize(parts, f0)
         start = quietest(around, begins - EARLY, begins + 0.02)  # samples
-        end = quietest(around, ends - 0.02, ends + DECAY)
-        frames = max(1, round(SLOW * (end - start) / FRAME))
+        end = quietest(around, *(min(ends + after, len(around) / RATE - 0.01) for after in DECAY))
+        frames = max(1, round((end - start) / FRAME))
         scale = frames * FRAME / (end - start)
         place = (np.arange(-BEFORE, frames * HOPS + AFTER) * STEP / scale + start) / grid.HOP
         place = np.clip(place, 0, parts[0].shape[1] - 1)
@@ -146,10 +147,9 @@ class AssistantVoice(HibariVoice):
         return Piece(warped, f0[near], frames, moved)
 
     @functools.cached_property
-    def carrier(self) -> tuple[str, str]:
-        """Phonemes before and after a word."""
-        before, _, after = self.g2p(CARRIER.format("it")).split(" ")
-        return before, after
+    def carrier(self) -> str:
+        """Phonemes before a word."""
+        return self.g2p(CARRIER.format("it")).split(" ")[0]
 
     def _infer(self, ids: list[int], speed: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         *parts, f0, units = self._spectrum(ids, speed)

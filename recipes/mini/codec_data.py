@@ -23,6 +23,7 @@ from recipes.mini.lines import read_lines
 from recipes.mini.mix import on_grid, speak_assistant
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
+from recipes.mini.speaking import draw_line
 from recipes.mini.timing import RATE, USER_LEVEL, Span, Spoken, level, resample, shift
 from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
@@ -162,10 +163,14 @@ class Waves:
         return clip
 
 
+RARE = 4  # lines with rarer words for each dialogue
+
+
 @lru_cache(maxsize=4)
 def _lines(count: int, validation: bool = False) -> list[str]:
-    """So many different sentences of dialogues: what the assistant says, and then what it is asked, which it may
-    have to repeat. Of its own lines alone there are so few that a codec knows them by heart.
+    """So many different sentences: what the assistant says, in dialogues and with its rarer words as often as others
+    (`recipes.mini.speaking`), and then what it is asked, which it may have to repeat. Of its lines in dialogues alone
+    there are so few that a codec knows them by heart.
     """
     found: dict[str, dict[str, None]] = {"model": {}, "user": {}}
     number = 0
@@ -173,6 +178,10 @@ def _lines(count: int, validation: bool = False) -> list[str]:
         for event in fresh_script(f"codec/{number}").events:
             if event.side in found and kept_apart(event.text) is validation:  # a room says nothing
                 found[event.side][event.text] = None
+        rng = random.Random(f"codec/line/{number}")
+        for line in (draw_line(rng) for _ in range(RARE)):
+            if kept_apart(line) is validation:
+                found["model"][line] = None
         number += 1
     own, asked = map(list, found.values())
     return (own[: max(count - len(asked), count // 2)] + asked)[:count]

@@ -11,10 +11,12 @@ import functools
 import random
 from pathlib import Path
 
+from recipes.mini import phrasings
 from recipes.mini.dialogues import NoUtterance, Source
 from recipes.mini.normalize import normalize
+from recipes.mini.questions.write import all_meanings, meaning_to_words
 from recipes.mini.script import Event, Script
-from recipes.mini.utterances import Utterance, draw
+from recipes.mini.utterances import Utterance, draw, every_template
 
 MIXED = "mixed"  # the kind of such an utterance
 GAP = (0.03, 0.2)  # seconds between utterances: less than the model waits before it answers
@@ -46,18 +48,23 @@ def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utteranc
 @functools.cache
 def training_words() -> tuple[str, ...]:
     """The words of training phrases, each once."""
-    rng = random.Random(0)
-    words = {word.strip(".,?!") for _ in range(20_000) for word in draw(rng).text.split()}
+    texts = [*(template.text for template in every_template()), *phrasings.OPENERS, *phrasings.CLOSERS, "an"]
+    for kind in phrasings.TRAIN_TEMPLATES:
+        texts += [text for meaning in all_meanings(kind) for text in meaning_to_words(kind, meaning).values()]
+    for values in (*phrasings.OTHER_SLOTS.values(), *phrasings.PHRASE_WORDS.values()):
+        texts += values
+    words = {word.strip(".,?!") for text in texts for word in text.split() if "{" not in word}
     return tuple(sorted({word if word[0] == "I" else word.lower() for word in words if word}))
 
 
 @functools.cache
 def common_words() -> tuple[str, ...]:
-    """2,000 frequent words of English that are in no training phrase, from `common_words.txt`: the first of
-    wordfreq 3.1's list (Robyn Speer, CC BY-SA 4.0) that hibari's lexicons can say, without coarse ones and
-    abbreviations.
+    """Frequent words of English that are in no training phrase, from `common_words.txt`: the first 2,000 of wordfreq
+    3.1's list (Robyn Speer, CC BY-SA 4.0) that hibari's lexicons can say and the first training phrases had not,
+    without coarse ones and abbreviations.
     """
-    return tuple(Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split())
+    listed = Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").split()
+    return tuple(word for word in listed if word not in training_words())
 
 
 @functools.cache

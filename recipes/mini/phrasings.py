@@ -35,8 +35,26 @@ def read_sections(path: Path) -> dict[str, tuple[str, ...]]:
     return {name: tuple(lines) for name, lines in sections.items()}
 
 
-_domain = read_sections(PHRASES / "domain.txt")
-_other = read_sections(PHRASES / "other.txt")
+def read_phrases(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The sections of all files of a folder; those of one name are one.
+
+    Raises ValueError as `read_sections` does, and for an entry that two files have.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for path in sorted(folder.glob("*.txt")):
+        for name, lines in read_sections(path).items():
+            if twice := set(lines) & set(found.get(name, ())):
+                raise ValueError(f"{path}, section [{name}]: {min(twice)!r} is in another file already")
+            found[name] = found.get(name, ()) + lines
+    return found
+
+
+_domain = read_phrases(PHRASES)
+_other = {
+    name: _domain.pop(name)
+    for name in list(_domain)
+    if name.startswith(("other", "slot ", "story ", "phrase "))
+}
 
 OPENERS = _domain.pop("openers")
 CLOSERS = _domain.pop("closers")

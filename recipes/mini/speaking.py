@@ -62,6 +62,6 @@ def write_speaking(seed: str, seconds: float = 20.0) -> Script:
         event = Event(len(script.events), "model", draw_line(rng), LINE, gap=round(rng.uniform(*GAP), 3))
         event.after = event.id - 1 if event.id else None
         script.events.append(event)
-        length += event.gap + 0.4 * len(event.text.split())
+        length += event.gap + 0.5 * len(event.text.split())
     script.check()
     return script

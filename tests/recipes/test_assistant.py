@@ -11,7 +11,7 @@ from recipes.mini.grid import FRAME
 from recipes.mini.timing import RATE, check_times
 from recipes.mini.voices import get_assistant
 
-WINDOW = 1200  # samples to which a spectrum reaches
+WINDOW = 1440  # samples to which a spectrum and the filter behind it reach
 
 
 def part_of(clip, word):

@@ -310,7 +310,7 @@ def test_lines_are_said_to_nobody(made, library, heard, tmp_path, monkeypatch):
     assert list(lengths > 150) == [True] * 2 and (piece.heard == -1).all()  # no padding is a target
     text = piece.text[piece.text > 3]
     quiet = piece.model[:, -1:]
-    assert len(text) > 0.2 * lengths[0] and (piece.model != quiet).any(0).mean() > 0.6
+    assert len(text) > 0.1 * lengths[0] and (piece.model != quiet).any(0).mean() > 0.6
 
 
 def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):

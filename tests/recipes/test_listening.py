@@ -33,9 +33,11 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     assert len(set(texts)) == len(texts) and all(4 <= len(text.split()) <= 15 for text in texts)
     words = Counter(word for text in said for word in text.split())
     assert all(words[word] for word in ("plus", "seven", "opposite", "monday", "march", "spell", "cow"))
-    assert len(common_words()) == 2000 and not set(common_words()) & set(training_words())
+    assert len(common_words()) > 1500 and not set(common_words()) & set(training_words())
     common = sum(words[word] for word in common_words())
-    assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 1500
+    assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 0.75 * len(
+        common_words()
+    )
     assert draw(random.Random(4), "mixed") == draw_mixed(random.Random(4))
 
 
