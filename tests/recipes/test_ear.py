@@ -355,11 +355,13 @@ def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
     assert waits
 
 
-def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
+def test_the_kept_ear_hears_through_the_codec_that_ships():
+    from aizuchi.data.codec import load_codec
+
     kept = ROOT / "recipes/mini/milestone"
     known, heard = ear_model.load_ear(kept / "ear"), HeardWords(kept / "ear/heard.txt")
-    lower = ear_model.halves(front.make_codec(None).encoder)[0]
-    lower.load_state_dict(torch.load(kept / "front/model/weights.pt", weights_only=True))
+    codec = load_codec(ROOT / "aizuchi/pretrained/mini").model.float()
+    lower, upper = ear_model.halves(codec.encoder)
     rng = np.random.default_rng(0)
     wave = 0.05 * np.sin(2 * np.pi * 200 * np.arange(1920 * 25) / RATE)
     wave = torch.from_numpy((wave + 0.01 * rng.standard_normal(len(wave))).astype(np.float32))
@@ -367,6 +369,9 @@ def test_the_kept_ear_hears_through_the_layers_that_are_kept_with_it():
         wanted = known.convs.below(log_frames(mel_power(wave[None])))
         made = lower(wave[None, None])
     assert float((made - wanted).square().mean()) < 0.2 * float(wanted.square().mean())
+    own = known.convs.stack.state_dict() | known.encoder_transformer.state_dict()
+    theirs = upper.state_dict() | codec.encoder_transformer.state_dict()
+    assert all(torch.equal(weight.bfloat16(), theirs[name].bfloat16()) for name, weight in own.items())
     assert len(heard) == len(known.words.bias)
     names = HeardWords(kept / "heard.txt").words
     assert heard.words[: len(names)] == names and len(names) > 900
