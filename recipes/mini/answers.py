@@ -125,15 +125,10 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
     words = {key: number_words(v) if isinstance(v, int) else v for key, v in meaning.items()}
     a, b, n = meaning.get("a", 0), meaning.get("b", 0), meaning.get("n", 0)
     match kind:
-        case "plus":
-            asked = f"{words['a']} plus {words['b']}"
-            return _value(number_words(a + b), f"{asked} is", f"{asked} makes")
-        case "minus":
-            asked = f"{words['a']} minus {words['b']}"
-            return _value(number_words(a - b), f"{asked} is", f"{asked} makes")
-        case "times":
-            asked = f"{words['a']} times {words['b']}"
-            return _value(number_words(a * b), f"{asked} is", f"{asked} makes")
+        case "plus" | "minus" | "times":
+            asked = f"{words['a']} {kind} {words['b']}"
+            result = {"plus": a + b, "minus": a - b, "times": a * b}[kind]
+            return _value(number_words(result), f"{asked} is", f"{asked} makes")
         case "count":
             return _listing(range(1, n + 1))
         case "count_from":

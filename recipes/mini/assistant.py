@@ -20,9 +20,8 @@ from recipes.mini.grid import FRAME
 from recipes.mini.neural_engines import PUNCTUATION, HibariVoice, spans_of
 from recipes.mini.timing import LEAD, RATE, Span, Spoken, quietest, shift, tighten, trim
 
-CARRIER = (
-    "Say, {}."  # where a word is said to be taken from: of a word behind it, some would be in its last frames
-)
+# Where a word is said to be taken from: of a word behind it, some would be in its last frames.
+CARRIER = "Say, {}."
 EARLY = 0.15  # seconds before its phonemes in which it may begin
 DECAY = (0.03, 0.08)  # seconds after them in which it ends: a closure before a last consonant is no end
 STEP = 240  # samples from one spectrum to the next: eight in a frame, which fall the same way into each

@@ -73,6 +73,15 @@ def test_no_carrier_holds_the_other(kind):
     assert not clashes
 
 
+def test_sections_of_one_name_are_one_and_no_phrase_is_in_two_files(tmp_path):
+    (tmp_path / "a.txt").write_text("[thanks]\nThank you.\n")
+    (tmp_path / "b.txt").write_text("[thanks]\nThanks.\n[stop]\nStop.\n")
+    assert phrasings.read_phrases(tmp_path) == {"thanks": ("Thank you.", "Thanks."), "stop": ("Stop.",)}
+    (tmp_path / "c.txt").write_text("[stop]\nStop.\n")
+    with pytest.raises(ValueError, match="Stop"):
+        phrasings.read_phrases(tmp_path)
+
+
 def test_kinds_agree():
     assert set(HELDOUT_TEMPLATES) <= set(TRAIN_TEMPLATES) | {"other"}
     assert set(WEIGHTS) == set(TRAIN_TEMPLATES) | {"other"}
