@@ -1,6 +1,7 @@
 """Classes of the words that users say, for the head that tells them while the model is trained.
 
 Class 0 is no word, 1 a word that is not in the list, then the list. A word stands on the frame that it ends in.
+Words that sound the same are one class ("two", "to"): which it was, what is said around it tells to who answers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ OTHER = 1
 _FIRST = 2  # class of the first word of the list
 BEFORE = 6  # frames before a word's end in which he who says it is not through
 DELAY = 2  # frames after it that it is written, as `heard_text.delay` of configs/moshi.yaml
+HOMOPHONES = Path(__file__).parent / "homophones.txt"
 UNKNOWN = -1  # text that is no target, and is not seen either
 
 
@@ -32,12 +34,35 @@ def frequent_words(texts: Iterable[str], least: int = 5) -> list[str]:
     return [word for word, count in counts.most_common() if word and count >= least]
 
 
+def read_classes(path: Path) -> list[list[str]]:
+    """Words of each line that has any."""
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def merged(words: Sequence[str], alike: Iterable[Sequence[str]] | None = None) -> list[list[str]]:
+    """Words as classes: those that sound the same stand together, where the first of them stood.
+
+    Args:
+        alike: words that do; None = those of homophones.txt.
+    """
+    groups = list(read_classes(HOMOPHONES) if alike is None else alike)
+    group_of = {word: i for i, group in enumerate(groups) for word in group}
+    classes: dict[int | str, list[str]] = {}
+    for word in words:
+        at = group_of.get(word)
+        classes.setdefault(word if at is None else at, [word] if at is None else list(groups[at]))
+    return list(classes.values())
+
+
 class HeardWords:
-    """The list of words, read from a file that holds one a line."""
+    """The list of words, read from a file that holds a class a line: a word, or several that sound the same, the
+    first of which names it.
+    """
 
     def __init__(self, path: Path):
-        self.words = path.read_text(encoding="utf-8").split()
-        self._classes = {word: i for i, word in enumerate(self.words, _FIRST)}
+        self.classes = read_classes(path)
+        self.words = [words[0] for words in self.classes]
+        self._classes = {word: i for i, words in enumerate(self.classes, _FIRST) for word in words}
 
     def __len__(self) -> int:
         """How many classes there are."""

@@ -53,21 +53,44 @@ def written(ear: Ear, given: torch.Tensor, pad: float = 0.0) -> torch.Tensor:
     return logits.argmax(-1)
 
 
+def own_classes(ear: Ear, own: HeardWords, heard: HeardWords) -> torch.Tensor:
+    """(W,) for each class that an ear tells, by its own list, the class of that word in another list.
+
+    Raises:
+        AizuchiError: the ear was taught other words than those of its list.
+    """
+    if len(own) != len(ear.words.bias):
+        raise AizuchiError(
+            f"the ear tells {len(ear.words.bias)} classes, its list of words has {len(own)}: "
+            "--ear-heard names the one that it was taught with"
+        )
+    return torch.tensor([0, OTHER, *(heard.class_of(word) for word in own.words)])
+
+
 def listen(
-    ear: Ear, components: Components, rows: EarRows, batches: int, pad: float, classes: int
+    ear: Ear,
+    components: Components,
+    rows: EarRows,
+    batches: int,
+    pad: float,
+    told: torch.Tensor,
+    classes: int,
 ) -> Mishearing:
-    """The error model of an ear over so many batches of rows. Words that it tells beyond the classes are others."""
+    """The error model of an ear over so many batches of rows.
+
+    Args:
+        told: for each class of the ear that of the rows, see `own_classes`. classes: of the rows.
+    """
     found: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
     generator = torch.Generator().manual_seed(rows.seed)
     for step in trange(batches, unit="batch"):
         batch = rows.batch(step, BATCH)
         given = log_frames(batch["power"])
         given = given + components.noise((*given.shape[:2], len(components.scale)), ROUGH, generator)
-        told = written(ear, given, pad)
-        for words, best, own in zip(batch["words"], told, batch["own"]):
+        wrote = told[written(ear, given, pad)]
+        for words, best, own in zip(batch["words"], wrote, batch["own"]):
             if own:
                 continue
-            best = torch.where(best < classes, best, OTHER)
             said = [(int(words[f]), int(f) + WORD_DELAY) for f in words.nonzero()[:, 0]]
             heard = [(int(best[f]), int(f)) for f in best.nonzero()[:, 0]]
             for word, made in aligned(said, heard):
@@ -132,9 +155,12 @@ def make(args: argparse.Namespace) -> int:
     if args.model is not None:
         return make_of_model(args)
     ear, heard = load_ear(args.ear), HeardWords(args.heard)
+    kept_list = args.ear / "heard.txt"
+    own = HeardWords(args.ear_heard or (kept_list if kept_list.exists() else args.heard))
+    told = own_classes(ear, own, heard)
     rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
     components = Components.load(args.ear / "components.safetensors")
-    found = listen(ear, components, rows, args.batches or 250, args.no_word, len(heard))
+    found = listen(ear, components, rows, args.batches or 250, args.no_word, told, len(heard))
     found.save(args.out)
     print(
         f"{1 - found.rate:.1%} of the words of {len(found.heard)} classes were written down right: {args.out}"
@@ -156,6 +182,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
     )
     parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    parser.add_argument(
+        "--ear-heard", type=Path, help="words that the ear tells (default: heard.txt beside it, else --heard)"
+    )
     parser.add_argument("--batches", type=int, help="of 12 rows of 20 s, of 48 for a model (default 250, 40)")
     parser.add_argument("--model", type=Path, help="a model that writes what it hears, in place of an ear")
     parser.add_argument(

@@ -23,25 +23,24 @@ PIECE = "\u2581[{}]"  # begins a word, as all pieces with this mark do
 
 
 def add_heard(tokenizer: Path, heard: HeardWords, out: Path) -> int:
-    """Write a SentencePiece model with a control piece for each class of `heard` but the first; returns the id of
-    class 1. Pieces that are there already are found again.
+    """Write a SentencePiece model with a control piece for each class of `heard` but the first, in place of those that
+    it has; returns the id of class 1.
     """
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.read_bytes())
-    names = [PIECE.format(word) for word in ("?", *heard.words)]
-    pieces = [piece.piece for piece in model.pieces]
-    if names[0] in pieces:
-        first = pieces.index(names[0])
-        if pieces[first : first + len(names)] != names:
-            raise AizuchiError(f"{tokenizer} has ids for other words than those of the list")
-    else:
-        first = len(pieces)
-        for name in names:
-            model.pieces.add(
-                piece=name, score=0.0, type=sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL
-            )
-        model.trainer_spec.vocab_size = len(model.pieces)
+    first = len(model.pieces)
+    for place, piece in enumerate(model.pieces):
+        if piece.piece == PIECE.format("?"):
+            first = place
+    del model.pieces[first:]
+    for word in ("?", *heard.words):
+        model.pieces.add(
+            piece=PIECE.format(word),
+            score=0.0,
+            type=sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL,
+        )
+    model.trainer_spec.vocab_size = len(model.pieces)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
         temporary.write_bytes(model.SerializeToString())
@@ -64,13 +63,40 @@ def first_heard(tokenizer: Path) -> int:
     return found
 
 
+def rows_of(tokenizer: Path, heard: HeardWords) -> list[int | None]:
+    """For each class of `heard` but the first, the id that it has in a tokenizer: of its first word that has one, that
+    of words without one if none has; None in one without any such ids.
+    """
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+
+    def id_of(word: str) -> int | None:
+        found = int(pieces.piece_to_id(PIECE.format(word)))
+        return None if found == pieces.unk_id() else found
+
+    other = id_of("?")
+    found: list[int | None] = [other]
+    for words in heard.classes:
+        found.append(next((known for word in words if (known := id_of(word)) is not None), other))
+    return found
+
+
 @torch.no_grad()
-def widen(model: Any, first: int, classes: int) -> None:
-    """Give a model ids up to those of `classes` words, in place; to the depth decoder they begin as padding is."""
-    pad = model.config.text_padding_token_id
-    model.resize_token_embeddings(first + classes - 1)
-    depth = model.depth_decoder.text_embed_tokens.weight
-    depth[first : first + classes - 1] = depth[pad]  # nothing is said with them
+def renew(model: Any, first: int, rows: list[int | None]) -> None:
+    """Give a model ids for words from `first` on, in place, that begin as ids `rows` of its own; where there is none, a
+    new one does as new ids do, but to the depth decoder as padding: nothing is said with them.
+    """
+    size = first + len(rows)
+    depth, pad = model.depth_decoder, model.config.text_padding_token_id
+    known = [(first + i, row) for i, row in enumerate(rows) if row is not None]
+    places, kept = [place for place, _ in known], [row for _, row in known]
+    tables = (model.get_input_embeddings, model.get_output_embeddings, depth.get_input_embeddings)
+    before = [table().weight[kept].clone() for table in tables]
+    model.resize_token_embeddings(size)
+    depth.text_embed_tokens.weight[first:size] = depth.text_embed_tokens.weight[pad]
+    for table, own in zip(tables, before):
+        table().weight[places] = own
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,12 +109,17 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     source = next(path for path in sorted(args.model.glob("tokenizer*.model")))
     first = add_heard(source, heard, args.out / source.name)
+    rows = rows_of(source, heard)
     torch.manual_seed(0)
-    widen(model, first, len(heard))
+    renew(model, first, rows)
     save_model(model, args.out)
     if args.tokenizer is not None:
         shutil.copyfile(args.out / source.name, args.tokenizer)
-    print(f"{args.out}: ids {first} to {first + len(heard) - 2} are the user's words")
+    known = sum(row is not None and row != rows[0] for row in rows[1:])
+    print(
+        f"{args.out}: ids {first} to {first + len(heard) - 2} are the user's words; "
+        f"the model knew {known} of {len(heard.words)}"
+    )
     return 0
 
 

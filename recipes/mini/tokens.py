@@ -33,7 +33,7 @@ from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import run_command
-from recipes.mini.heard import HeardWords, frequent_words, listening_text
+from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged
 from recipes.mini.monologue import add_heard
 from recipes.mini.sources import RECORDED
 
@@ -112,8 +112,8 @@ def train_vocabulary(args: argparse.Namespace) -> int:
         temporary.write_bytes(model.SerializeToString())
     tokenizer = TextTokenizer(args.out)
     ids = sum(len(tokenizer.encode(word)) * count for word, count in words.items()) / total
-    heard = frequent_words(asked)
-    write_text(args.out.parent / HEARD, "\n".join(heard) + "\n")
+    heard = merged(frequent_words(asked))
+    write_text(args.out.parent / HEARD, "\n".join(map(" ".join, heard)) + "\n")
     print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
     first = add_heard(args.out, HeardWords(args.out.parent / HEARD), args.out)
     print(f"{len(heard)} different words of users, ids from {first} on; {args.out.parent / HEARD}")
@@ -229,7 +229,7 @@ def token_settings(codec: MimiCodec, tokenizer: TextTokenizer, heard: HeardWords
         "tokenizer": tokenizer.fingerprint(),
         "variants": 1,
         "heard_classes": len(heard),
-        "heard_words": hashlib.sha256(" ".join(heard.words).encode()).hexdigest()[:16],
+        "heard_words": hashlib.sha256(" ".join(map("=".join, heard.classes)).encode()).hexdigest()[:16],
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from aizuchi.errors import AizuchiError
 from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
@@ -67,8 +68,10 @@ def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
     _, folder, _ = small
     known = ear_model.load_ear(folder)
     components = Components.load(folder / "components.safetensors")
-    every = mishearing.listen(known, components, rows, 2, -99.0, len(heard))  # it tells a word on each frame
-    none = mishearing.listen(known, components, rows, 2, 99.0, len(heard))
+    same = mishearing.own_classes(known, heard, heard)
+    assert same.tolist() == list(range(len(heard)))
+    every = mishearing.listen(known, components, rows, 2, -99.0, same, len(heard))  # a word on each frame
+    none = mishearing.listen(known, components, rows, 2, 99.0, same, len(heard))
     said = [sum(count for _, count in ways) for ways in none.heard.values()]
     assert none.rate == 1.0 and set(none.heard) == set(every.heard) and sum(said) > 50
     assert all(ways == [((), n)] for ways, n in zip(none.heard.values(), said))
@@ -84,9 +87,19 @@ def test_words_that_only_the_ear_knows_are_others(small, library, heard, tmp_pat
         known.words.bias[len(fewer)] += 99.0  # it tells this one word on each frame
     rows = EarRows(library, [], fewer, FRAMES, takes=1)
     components = Components.load(folder / "components.safetensors")
-    found = mishearing.listen(known, components, rows, 2, 0.0, len(fewer))
+    told = mishearing.own_classes(known, heard, fewer)
+    found = mishearing.listen(known, components, rows, 2, 0.0, told, len(fewer))
     written = {word for ways in found.heard.values() for made, _ in ways for word in made}
     assert len(heard) > len(fewer) == found.classes and written == {OTHER}
+    with pytest.raises(AizuchiError, match="--ear-heard"):
+        mishearing.own_classes(known, fewer, heard)
+
+
+def test_words_of_an_ear_go_by_their_names(small, heard, tmp_path):
+    known = ear_model.load_ear(small[1])
+    (tmp_path / "alike.txt").write_text(f"{heard.words[3]} {heard.words[1]}\n{heard.words[0]}\n")
+    told = mishearing.own_classes(known, heard, HeardWords(tmp_path / "alike.txt")).tolist()
+    assert told == [0, OTHER, 3, 2, OTHER, 2, *[OTHER] * (len(heard) - 6)]
 
 
 def tmp_path_of(words, folder):

@@ -15,8 +15,8 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.disturb import mute_codebooks
 from aizuchi.train.start import make_model
 from recipes.mini.dialogues import fresh_script
-from recipes.mini.heard import HeardWords, listening_text, plain
-from recipes.mini.monologue import add_heard, first_heard, widen
+from recipes.mini.heard import OTHER, HeardWords, listening_text, merged, plain
+from recipes.mini.monologue import add_heard, first_heard, renew, rows_of
 from recipes.mini.package import drop_unheard
 from recipes.mini.word_tokens import dialogue_ids
 from tests.train.tiny import config_of
@@ -55,29 +55,59 @@ def test_no_text_has_these_ids_and_they_are_silent(folder):
         first_heard(folder / "plain.model")
 
 
-def test_ids_are_given_once_and_for_one_list(folder):
+def test_ids_are_given_once_and_those_of_another_list_go(folder):
     heard = HeardWords(folder / "heard.txt")
-    assert add_heard(folder / "words.model", heard, folder / "again.model") == first_heard(
-        folder / "words.model"
-    )
+    first = first_heard(folder / "words.model")
+    assert add_heard(folder / "words.model", heard, folder / "again.model") == first
     assert (folder / "again.model").read_bytes() == (folder / "words.model").read_bytes()
-    (folder / "other.txt").write_text("eight\nplus\nwhat\nis\n")
-    with pytest.raises(AizuchiError, match="for other words"):
-        add_heard(folder / "words.model", HeardWords(folder / "other.txt"), folder / "other.model")
+    (folder / "other.txt").write_text("four plus for\nis\neight what\n")
+    other = HeardWords(folder / "other.txt")
+    assert add_heard(folder / "words.model", other, folder / "other.model") == first
+    after = TextTokenizer(folder / "other.model")
+    assert after.size == first + 4
+    assert [after.heard_word(first + i) for i in range(4)] == ["?", "four", "is", "eight"]
+    assert rows_of(folder / "words.model", other) == [first, first + 2, first + 4, first + 3]
+    assert rows_of(folder / "plain.model", other) == [None] * 4
+    (folder / "other.txt").write_text("nobody\nseven\n")
+    assert rows_of(folder / "words.model", HeardWords(folder / "other.txt")) == [first, first, first + 1]
 
 
-def test_a_widened_model_says_what_it_said(tmp_path):
+def test_words_that_sound_the_same_are_one_class(folder):
+    (folder / "alike.txt").write_text("to\nfour five\n\nis\n")
+    heard = HeardWords(folder / "alike.txt")
+    assert [heard.class_of(word) for word in ("to", "Four", "five!", "is", "six")] == [2, 3, 3, 4, OTHER]
+    assert heard.words == ["to", "four", "is"] and len(heard) == 5
+    groups = [["two", "to", "too"], ["one", "won"]]
+    assert merged(["is", "to", "plus", "two", "won"], groups) == [["is"], groups[0], ["plus"], groups[1]]
+    known = merged(["too", "hi", "to", "something"])
+    assert known == [["two", "to", "too"], ["high", "hi"], ["something"]]
+
+
+def test_a_model_with_ids_for_words_says_what_it_said(tmp_path):
     torch.manual_seed(0)
     model = make_model(config_of(tmp_path)).eval()
     text = torch.randint(4, 40, (1, 9))
     codes = torch.randint(0, 32, (1, 4, 9))
-    inputs = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=codes)
-    before = model(**inputs)
-    widen(model, 40, 8)
-    inputs = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=codes)
-    after = model(**inputs)
+
+    def run(text):
+        inputs = model.prepare_training_inputs(text_ids=text, moshi_audio_codes=codes, user_audio_codes=codes)
+        return model(**inputs)
+
+    before = run(text)
+    renew(model, 40, [None] * 7)
+    after = run(text)
     assert after.logits.shape[-1] == 47 and torch.equal(after.logits[..., :40], before.logits)
     assert torch.equal(after.audio_logits, before.audio_logits)
+    heard = text.clone()
+    heard[0, 3:6] = torch.tensor([41, 44, 46])
+    before = run(heard)
+    rows = [40, 44, 40, 46, 41]  # fewer words in another order, one of them new
+    renew(model, 40, rows)
+    heard[0, 3:6] = torch.tensor([44, 41, 43])
+    after = run(heard)
+    assert after.logits.shape[-1] == 45
+    torch.testing.assert_close(after.logits, before.logits[..., [*range(40), *rows]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.audio_logits, before.audio_logits, atol=1e-5, rtol=1e-5)
 
 
 def test_codebooks_that_are_never_heard_are_left_out(tmp_path):
