@@ -34,7 +34,7 @@ from recipes.mini.voices import (
 FORMAT = 1
 CLIPS_PER_SHARD = 40
 LISTENING = 10_000  # from this number on a shard holds words in any order, see `recipes.mini.listening`
-MORE = 2  # times as many again of words in any order in voices of flite, Pico and festival
+MORE = 2  # times as many again, of phrases and of words in any order, in voices of flite, Pico and festival
 SPEEDS = (0.85, 1.2)
 _PADDING = np.zeros(RATE // 50, np.float32)  # between clips, so that a decoder's edge touches none
 
@@ -96,15 +96,22 @@ def _fast_voices(first: int = 0) -> Iterator[Shard]:
                 yield Shard(voice, first + number * shards // 60)
 
 
+def _more_of_fast(first: int) -> Iterator[Shard]:
+    """The same for other words, but for the assistant's voice."""
+    return (shard for shard in _fast_voices(first) if shard.voice != ASSISTANT)
+
+
 def plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
     """Shards in the order in which they are made: a spread over the cheap voices first, then Kokoro in rounds.
 
-    Each Kokoro round is one shard of every plain voice and of ten new mixes. The end is far away: the caller
-    stops by size or by time.
+    Each Kokoro round is one shard of every plain voice and of ten new mixes, the next few rounds begin with other
+    words of the cheap voices. The end is far away: the caller stops by size or by time.
     """
     yield from _fast_voices()
     rng, mixes = random.Random(f"{seed}/mixes"), defaultdict(int)
     for number in range(rounds):
+        if 0 < number <= MORE:
+            yield from _more_of_fast(100 * number)
         for voice in training_voices("kokoro"):
             yield Shard(voice, number)
         for _ in range(10):
@@ -119,7 +126,7 @@ def listening_plan(seed: int, rounds: int = 1000) -> Iterator[Shard]:
     """
     yield from _fast_voices(LISTENING)
     for more in range(1, MORE + 1):
-        yield from (shard for shard in _fast_voices(LISTENING + 100 * more) if shard.voice != ASSISTANT)
+        yield from _more_of_fast(LISTENING + 100 * more)
     rng, mixes = random.Random(f"{seed}/listening"), defaultdict(int)
     for number in range(rounds):
         for voice in training_voices("kokoro"):
