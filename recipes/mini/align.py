@@ -20,7 +20,7 @@ from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.files import write_text
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
+from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear, words_of
 from recipes.mini.heard import HeardWords, plain
 from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, spread
@@ -87,7 +87,7 @@ def timed(words: tuple, ends: np.ndarray) -> list[tuple[str, float, float]]:
 
 
 def align(args: argparse.Namespace) -> int:
-    ear, heard = load_ear(args.ear), HeardWords(args.heard)
+    ear, heard = load_ear(args.ear), words_of(args.ear, args.heard)
     clips = [
         c for kinds in ClipLibrary(args.clips).by_voice.values() for found in kinds.values() for c in found
     ]
@@ -152,7 +152,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
     )
-    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    parser.add_argument(
+        "--heard", type=Path, default=RUNS / "heard.txt",
+        help="the ear's words, where its folder has no list (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--check", type=int, metavar="N", help="instead, guess and align N clips whose times are known"
     )

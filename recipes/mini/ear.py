@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from aizuchi.errors import AizuchiError
+from aizuchi.files import write_text
 from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import CODEC, Ear, begin_from, phone_loss, word_loss, words_told
+from recipes.mini.ear_model import CODEC, WORDS, Ear, begin_from, phone_loss, word_loss, words_told
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import HeardWords
 from recipes.mini.spectrum import Components, log_frames
@@ -170,9 +171,10 @@ def train(args: argparse.Namespace) -> int:
         output=str(args.out), steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed,
     )  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_text(args.out / WORDS, args.heard.read_text(encoding="utf-8"))
     path = args.out / "components.safetensors"
     if not path.exists() and args.begin is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(args.begin / path.name, path)
     if not path.exists():
         fit_components(rows, CODEC["hidden_size"]).save(path)

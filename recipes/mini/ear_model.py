@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path
+from recipes.mini.heard import HeardWords
 from recipes.mini.labels import CLASSES
 from recipes.mini.spectrum import BANDS, STEPS
 
@@ -48,6 +49,7 @@ CODEC: dict[str, Any] = dict(
 
 
 STEM = "stem.safetensors"
+WORDS = "heard.txt"  # what its reader tells, in an ear's folder
 LOWER = 10  # layers of the codec's encoder that lie below the convolutions of an ear
 
 
@@ -234,6 +236,12 @@ def load_ear(folder: Path) -> Ear:
     ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
     ear.load_state_dict(weights)
     return ear.eval()
+
+
+def words_of(folder: Path, otherwise: Path) -> HeardWords:
+    """The words that the ear in a folder tells: those of its own list, or of another where it has none."""
+    own = folder / WORDS
+    return HeardWords(own if own.exists() else otherwise)
 
 
 def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:

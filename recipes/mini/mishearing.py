@@ -25,7 +25,7 @@ from aizuchi.train.tokens import Pieces, TokenSource, collate
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import run_command
 from recipes.mini.ear import FRAMES, ROUGH
-from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear
+from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear, words_of
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import DELAY, OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames
@@ -61,8 +61,7 @@ def own_classes(ear: Ear, own: HeardWords, heard: HeardWords) -> torch.Tensor:
     """
     if len(own) != len(ear.words.bias):
         raise AizuchiError(
-            f"the ear tells {len(ear.words.bias)} classes, its list of words has {len(own)}: "
-            "--ear-heard names the one that it was taught with"
+            f"the ear tells {len(ear.words.bias)} classes, its list of words has {len(own)}: it was taught with another"
         )
     return torch.tensor([0, OTHER, *(heard.class_of(word) for word in own.words)])
 
@@ -155,9 +154,7 @@ def make(args: argparse.Namespace) -> int:
     if args.model is not None:
         return make_of_model(args)
     ear, heard = load_ear(args.ear), HeardWords(args.heard)
-    kept_list = args.ear / "heard.txt"
-    own = HeardWords(args.ear_heard or (kept_list if kept_list.exists() else args.heard))
-    told = own_classes(ear, own, heard)
+    told = own_classes(ear, words_of(args.ear, args.heard), heard)
     rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
     components = Components.load(args.ear / "components.safetensors")
     found = listen(ear, components, rows, args.batches or 250, args.no_word, told, len(heard))
@@ -182,9 +179,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
     )
     parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
-    parser.add_argument(
-        "--ear-heard", type=Path, help="words that the ear tells (default: heard.txt beside it, else --heard)"
-    )
     parser.add_argument("--batches", type=int, help="of 12 rows of 20 s, of 48 for a model (default 250, 40)")
     parser.add_argument("--model", type=Path, help="a model that writes what it hears, in place of an ear")
     parser.add_argument(

@@ -11,6 +11,7 @@ from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import OTHER, HeardWords, listening_text
+from recipes.mini.monologue import first_heard, rows_of
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames, mel_power
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE
@@ -91,7 +92,7 @@ def test_words_that_only_the_ear_knows_are_others(small, library, heard, tmp_pat
     found = mishearing.listen(known, components, rows, 2, 0.0, told, len(fewer))
     written = {word for ways in found.heard.values() for made, _ in ways for word in made}
     assert len(heard) > len(fewer) == found.classes and written == {OTHER}
-    with pytest.raises(AizuchiError, match="--ear-heard"):
+    with pytest.raises(AizuchiError, match="taught with another"):
         mishearing.own_classes(known, fewer, heard)
 
 
@@ -100,6 +101,10 @@ def test_words_of_an_ear_go_by_their_names(small, heard, tmp_path):
     (tmp_path / "alike.txt").write_text(f"{heard.words[3]} {heard.words[1]}\n{heard.words[0]}\n")
     told = mishearing.own_classes(known, heard, HeardWords(tmp_path / "alike.txt")).tolist()
     assert told == [0, OTHER, 3, 2, OTHER, 2, *[OTHER] * (len(heard) - 6)]
+    another = tmp_path_of(["another"], tmp_path)  # heard.txt
+    (tmp_path / "none").mkdir()
+    assert ear_model.words_of(tmp_path, tmp_path / "alike.txt").words == ["another"]
+    assert ear_model.words_of(tmp_path / "none", another).words == ["another"]
 
 
 def tmp_path_of(words, folder):
@@ -386,8 +391,9 @@ def test_the_kept_ear_hears_through_the_codec_that_ships():
     theirs = upper.state_dict() | codec.encoder_transformer.state_dict()
     assert all(torch.equal(weight.bfloat16(), theirs[name].bfloat16()) for name, weight in own.items())
     assert len(heard) == len(known.words.bias)
-    names = HeardWords(kept / "heard.txt").words
-    assert heard.words[: len(names)] == names and len(names) > 900
+    names, shipped = HeardWords(kept / "heard.txt"), ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model"
+    first = first_heard(shipped)
+    assert rows_of(shipped, names) == list(range(first, first + len(names) - 1)) and len(names) > 900
 
 
 def test_what_ships_has_been_rounded_and_has_the_recipe_s_sizes(tmp_path):
