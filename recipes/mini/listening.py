@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+from collections import Counter
 from pathlib import Path
 
 from recipes.mini import phrasings
 from recipes.mini.dialogues import NoUtterance, Source
+from recipes.mini.heard import plain
 from recipes.mini.normalize import normalize
 from recipes.mini.questions.write import all_meanings, meaning_to_words
 from recipes.mini.script import Event, Script
@@ -55,6 +57,14 @@ def training_words() -> tuple[str, ...]:
         texts += values
     words = {word.strip(".,?!") for text in texts for word in text.split() if "{" not in word}
     return tuple(sorted({word if word[0] == "I" else word.lower() for word in words if word}))
+
+
+def phrase_words(least: int = 3) -> list[str]:
+    """Words that stand in so many templates or more, by their number."""
+    counts: Counter[str] = Counter()
+    for template in set(every_template()):
+        counts.update({plain(word) for word in template.text.split() if "{" not in word})
+    return [word for word, count in counts.most_common() if word and count >= least]
 
 
 @functools.cache

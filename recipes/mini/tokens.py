@@ -34,6 +34,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import run_command
 from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged
+from recipes.mini.listening import phrase_words
 from recipes.mini.monologue import add_heard
 from recipes.mini.sources import RECORDED
 
@@ -112,7 +113,8 @@ def train_vocabulary(args: argparse.Namespace) -> int:
         temporary.write_bytes(model.SerializeToString())
     tokenizer = TextTokenizer(args.out)
     ids = sum(len(tokenizer.encode(word)) * count for word, count in words.items()) / total
-    heard = merged(frequent_words(asked))
+    frequent = frequent_words(asked)
+    heard = merged([*frequent, *(word for word in phrase_words() if word not in frequent)])
     write_text(args.out.parent / HEARD, "\n".join(map(" ".join, heard)) + "\n")
     print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
     first = add_heard(args.out, HeardWords(args.out.parent / HEARD), args.out)

@@ -14,6 +14,7 @@ from recipes.mini.listening import (
     common_words,
     draw_mixed,
     held_out_runs,
+    phrase_words,
     training_words,
     write_listening,
 )
@@ -33,7 +34,10 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     assert len(set(texts)) == len(texts) and all(4 <= len(text.split()) <= 15 for text in texts)
     words = Counter(word for text in said for word in text.split())
     assert all(words[word] for word in ("plus", "seven", "opposite", "monday", "march", "spell", "cow"))
-    assert len(common_words()) > 1500 and not set(common_words()) & set(training_words())
+    often = phrase_words()
+    assert often[0] == "you" and "antonym" in often and 1000 < len(set(often)) == len(often)
+    assert len(often) < len(phrase_words(1)) and not any("{" in word for word in often)
+    assert len(common_words()) > 1000 and not set(common_words()) & set(training_words())
     common = sum(words[word] for word in common_words())
     assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 0.75 * len(
         common_words()
