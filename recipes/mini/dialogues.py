@@ -26,8 +26,8 @@ from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 REPLY_GAP = (0.22, 0.45)
 LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
-STOP_LAG = (0.14, 0.28)
-LATE_STOP, LATE_STOPS = (0.28, 0.7), 0.15  # of stops that come late, and which share of them does
+STOP_LAG = (0.2, 0.35)
+LATE_STOP, LATE_STOPS = (0.35, 0.8), 0.3  # of stops that come late, and which share of them does
 ASK_AFTER = (6.5, 7.5)
 # The user's side is what it meets: wide.
 USER_GAP = (0.35, 2.6)

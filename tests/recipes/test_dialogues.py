@@ -70,7 +70,7 @@ def test_interruptions_stop_the_model_and_are_taken_up(scripts):
     for script, event in cut:
         breaking = script.events[event.cut_by]
         assert breaking.side == "user" and breaking.after == event.id and 0 < breaking.fraction < 1
-        assert 0.1 <= event.cut_lag <= 0.3
+        assert 0.15 <= event.cut_lag <= 0.4
         assert any(e.kind == "answer" and e.after == breaking.id for e in script.events)
 
 
