@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     args.out.mkdir(parents=True, exist_ok=True)
     source = next(path for path in sorted(args.model.glob("tokenizer*.model")))
+    rows = rows_of(source, heard)  # before it is written to, should the model's folder be the output's
     first = add_heard(source, heard, args.out / source.name)
-    rows = rows_of(source, heard)
     torch.manual_seed(0)
     renew(model, first, rows)
     save_model(model, args.out)
