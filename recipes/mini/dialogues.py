@@ -26,9 +26,11 @@ from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 REPLY_GAP = (0.22, 0.45)
 LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
-STOP_LAG = (0.2, 0.35)
-LATE_STOP, LATE_STOPS = (0.35, 0.8), 0.3  # of stops that come late, and which share of them does
+# A stop comes a moment after the interruption's start, or a frame later, or another one: at each frame rather than not,
+# for a model that takes the likelier of the two stops then, also when it has let the first frames pass.
+STOP_LAG, GO_ON, LAST_STOP = (0.2, 0.28), 0.35, 0.8
 ASK_AFTER = (6.5, 7.5)
+FRAME_SECONDS = 0.08  # of the codec
 # The user's side is what it meets: wide.
 USER_GAP = (0.35, 2.6)
 PAUSE = (0.4, 1.0)
@@ -180,9 +182,14 @@ class _Writer:
         breaking = self.user(new, 0.0, fraction=where)
         # over before the answer to what was said
         longer = new.utterance.kind != "stop" and len(new.utterance.text.split()) > 3
-        late = longer and self.late and self.rng.random() < LATE_STOPS
-        answered.cut_by, answered.cut_lag = breaking.id, self._between(LATE_STOP if late else STOP_LAG)
+        answered.cut_by, answered.cut_lag = breaking.id, self._stop_lag(LAST_STOP if longer else STOP_LAG[1])
         self.answer(new)
+
+    def _stop_lag(self, latest: float) -> float:
+        lag = self._between(STOP_LAG)
+        while self.rng.random() < GO_ON and lag + FRAME_SECONDS <= latest:
+            lag += FRAME_SECONDS
+        return round(lag, 3)
 
     def listener(self) -> None:
         """The user hums along with a long answer, and the model goes on."""
@@ -255,7 +262,6 @@ def write_script(
     """A dialogue of about so many seconds. The same seed and source give the same script.
 
     A share ``late`` of the answers comes late: for a model that has missed its turn, and must not learn to miss it.
-    Unless it is 0 some stops do, too.
     """
     rng = random.Random(f"script/{seed}")
     script = Script(seed, source.voice, source.factor, round(rng.uniform(0.5, 2.5), 3))
