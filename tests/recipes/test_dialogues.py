@@ -188,7 +188,8 @@ def test_some_answers_come_late_where_that_is_asked_for():
 
 def test_at_every_frame_of_an_interruption_stopping_is_likelier_than_going_on():
     scripts = [
-        write_script(f"stops/{i}", FreshSource(random.Random(i), ASSISTANT, 0.9), late=0.2) for i in range(600)
+        write_script(f"stops/{i}", FreshSource(random.Random(i), ASSISTANT, 0.9), late=0.2)
+        for i in range(600)
     ]
     cuts = [(e.cut_lag, s.events[e.cut_by]) for s in scripts for e in s.events if e.cut_by is not None]
     short = [lag for lag, by in cuts if by.kind == "stop" or len(by.text.split()) <= 3]
