@@ -6,10 +6,10 @@ import pytest
 from recipes.mini import dialogues
 from recipes.mini.answers import BACKCHANNEL, FALLBACKS, STILL_THERE
 from recipes.mini.dialogues import (
-    LATE_GAP,
     FRAME_SECONDS,
     GO_ON,
     LAST_STOP,
+    LATE_GAP,
     STOP_LAG,
     FreshSource,
     NoUtterance,

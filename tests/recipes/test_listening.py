@@ -37,6 +37,7 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     often = phrase_words()
     assert often[0] == "you" and "antonym" in often and 1000 < len(set(often)) == len(often)
     assert len(often) < len(phrase_words(1)) and not any("{" in word for word in often)
+    # of 2,000 frequent words the phrases leave more than half
     assert len(common_words()) > 1000 and not set(common_words()) & set(training_words())
     common = sum(words[word] for word in common_words())
     assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 0.75 * len(
