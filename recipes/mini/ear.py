@@ -25,7 +25,7 @@ from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import CODEC, WORDS, Ear, begin_from, phone_loss, word_loss, words_told
+from recipes.mini.ear_model import CODEC, WORDS, Ear, begin_from, load_ear, phone_loss, word_loss, words_told
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import HeardWords
 from recipes.mini.spectrum import Components, log_frames
@@ -36,11 +36,17 @@ RUNS = Path("runs/mini")
 FRAMES = 256  # of a row, 20.5 s
 ROUGH = 0.25  # noise on each component of spectra in training: about what lies below the convolutions misses
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
+HELD = 2.0  # weight of how far the assistant's codes went astray
 SHALLOW = 0.2  # share of rows that the first semantic codebook tells alone
 
 
 class EarStage(Stage):
-    """Trains an `Ear`. Codes come in at ``start``; the first ``carried`` semantic codebooks are another ear's."""
+    """Trains an `Ear`. Codes come in at ``start``; the first ``carried`` semantic codebooks are another ear's.
+
+    ``held``: an ear whose codes this one's are to stay, with whose codebooks it began: they do not move, and what it
+    makes of the assistant's voice is drawn to what that one does, so that the voice that is made of these codes, and
+    a model that speaks them, remain.
+    """
 
     panels = [["loss"], ["words", "phones", "kept"], ["valid_told"]]
 
@@ -53,9 +59,13 @@ class EarStage(Stage):
         components: Components,
         start: int,
         carried: int = 0,
+        held: Ear | None = None,
     ):
+        if held is not None:
+            ear.quantizer.requires_grad_(False)
         super().__init__(config, ear, lambda step: rows.batch(step, config.batch_size))
         self.valid, self.components, self.start, self.carried = valid, components, start, carried
+        self.held = None if held is None else held.requires_grad_(False).eval()
         self.codebooks = CodebookTrainer(self.module.quantizer, decay=0.99, dead=0.05)
 
     @torch.no_grad()
@@ -88,9 +98,17 @@ class EarStage(Stage):
         generator = keyed_generator(self.config.seed, "revive", self.step)
         return self.codebooks.update(only, generator)
 
+    def _astray(self, spectra: Tensor, projected: Tensor, own: Tensor) -> Tensor:
+        """() by how much of its size what is quantized of the assistant's rows differs from `held`'s."""
+        if self.held is None or not own.any():
+            return projected.new_zeros(())
+        with torch.no_grad():
+            wanted = self.held.project(self.held.latents(self.held.convs(spectra[own])))
+        return (projected[own] - wanted).square().mean() / wanted.square().mean()
+
     def measure(self, batch: dict[str, Tensor]):
-        """Words, phones, what is kept of the spectrum, commitment."""
-        if self.step == self.start:
+        """Words, phones, what is kept of the spectrum, commitment; how far codes went astray."""
+        if self.step == self.start and self.held is None:
             self._begin_codes()
         spectra = log_frames(batch["power"])
         components = self.components.forward(spectra)
@@ -109,15 +127,17 @@ class EarStage(Stage):
         kept = (missed * weight).sum() / len(weight)
         share = 0.3 if self.step < self.config.steps / 2 else 0.1
         loss = words + share * phones + kept + 0.25 * made["commitment"]
+        loss = loss + HELD * (astray := self._astray(spectra, made["projected"], batch["own"]))
         own = batch["own"] if batch["own"].any() else torch.ones_like(batch["own"])
         told = {
             "words": words,
             "phones": phones,
             "kept": missed[own].mean(),
             "commitment": made["commitment"],
+            "astray": astray,
         }
         values = {name: float(value.detach()) for name, value in told.items()}
-        if quantize:
+        if quantize and self.held is None:
             values["revived"] = float(self._move_codes(made))
         return loss, values, float(components.shape[0] * components.shape[1])
 
@@ -161,6 +181,10 @@ def speak_lines(count: int) -> list[Spoken]:
 def train(args: argparse.Namespace) -> int:
     if args.codec is not None and args.begin is None:
         raise AizuchiError("--codec goes with --begin, the folder of its ear's components")
+    if args.keep_codes and (args.begin is None or args.codec is not None):
+        raise AizuchiError("--keep-codes goes with --begin, the folder of the ear whose codes are to stay")
+    from aizuchi.models.mimi import MimiConfig
+
     library = ClipLibrary(args.clips)
     heard = HeardWords(args.heard)
     torch.manual_seed(args.seed)
@@ -178,14 +202,17 @@ def train(args: argparse.Namespace) -> int:
         shutil.copyfile(args.begin / path.name, path)
     if not path.exists():
         fit_components(rows, CODEC["hidden_size"]).save(path)
-    ear = Ear(len(heard), reader_layers=args.reader_layers)
+    config_of = MimiConfig(**CODEC | {"num_hidden_layers": args.layers})
+    ear = Ear(len(heard), config_of, reader_layers=args.reader_layers)
+    held = None
     if args.begin is None:
         carried = 0
         ear.convs.normalize(log_frames(rows.batch(0, args.batch_size)["power"]))
     else:
-        carried = begin_from(ear, args.begin, args.codec)
+        carried = begin_from(ear, args.begin, args.codec, heard)
+        held = load_ear(args.begin) if args.keep_codes else None
     ear.convs.save_stem(args.out)
-    stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried)
+    stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried, held)
     print(stage.run())
     return 0
 
@@ -211,6 +238,15 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="a codec that hears with the ear of --begin, where that one's weights are gone",
     )
+    parser.add_argument(
+        "--keep-codes",
+        action="store_true",
+        help="the codes of --begin stay what they are: decoders and models that know them remain good",
+    )
+    parser.add_argument(
+        "--layers", type=int, default=CODEC["num_hidden_layers"],
+        help="of the encoder's transformer (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--reader-layers", type=int, default=2, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=5000, help="default %(default)s")
     parser.add_argument(

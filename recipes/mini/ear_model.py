@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path
-from recipes.mini.heard import HeardWords
+from recipes.mini.heard import OTHER, HeardWords
 from recipes.mini.labels import CLASSES
 from recipes.mini.spectrum import BANDS, STEPS
 
@@ -23,6 +23,8 @@ WORD_DELAY = 2  # frames after its end that a word is told
 PHONE_DELAY = 1
 NO_WORD = 0.15  # weight of frames in which no word ends
 SEMANTIC = "quantizer.semantic_residual_vector_quantizer.layers."
+LAYERS = "encoder_transformer.layers."
+FRESH_SCALE = 0.01  # of what a layer adds that has been put behind trained ones
 HEARING = (
     "encoder_transformer.",
     "quantizer.semantic_residual_vector_quantizer.",
@@ -166,8 +168,8 @@ class Ear(nn.Module):
             spectra: logarithms (B, F, STEPS * BANDS). quantize: whether codes come in between. deep: (B,) rows that all
                 semantic codebooks tell, not the first alone; None for all.
         Returns:
-            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim),
-            and for each codebook its inputs (B, F, dim) and codes (B, F).
+            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), projected (B, F, dim), what
+            the codebooks quantize, and for each codebook its inputs (B, F, dim) and codes (B, F).
         """
         latents = self.latents(self.convs(spectra))
         branch = self.semantic
@@ -191,7 +193,7 @@ class Ear(nn.Module):
         made |= {
             "kept": self.keep(latents),
             "commitment": commitment,
-            "projected": projected.detach().float(),
+            "projected": projected.float(),
         }
         return made | {"inputs": inputs, "codes": codes}
 
@@ -232,7 +234,13 @@ def load_ear(folder: Path) -> Ear:
     from aizuchi.models.mimi import MimiConfig
 
     weights = _weights(folder)
-    config = MimiConfig(**CODEC | {"num_semantic_quantizers": _count(weights, SEMANTIC)})
+    config = MimiConfig(
+        **CODEC
+        | {
+            "num_semantic_quantizers": _count(weights, SEMANTIC),
+            "num_hidden_layers": _count(weights, LAYERS),
+        }
+    )
     ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
     ear.load_state_dict(weights)
     return ear.eval()
@@ -244,13 +252,14 @@ def words_of(folder: Path, otherwise: Path) -> HeardWords:
     return HeardWords(own if own.exists() else otherwise)
 
 
-def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:
-    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these. Of a longer
-    list of words, which begins with the other's, it keeps those that the other could tell.
+def begin_from(ear: Ear, folder: Path, codec: Path | None = None, words: HeardWords | None = None) -> int:
+    """Give an ear what fits of another's weights, semantic codebooks included; returns how many of these. Layers that
+    the other lacks come behind its own and add little at first.
 
     Args:
         folder: of the other's run. codec: in place of its weights, a codec that hears with the other; what tells words
-            from its codes is then begun anew.
+            from its codes is then begun anew. words: the ear's own, which are told as the other tells them; those that
+            it does not know as it tells all that it does not. None = those of the other, in its order.
 
     Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
@@ -259,12 +268,18 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None) -> int:
         strange := [n for n, w in other.items() if n not in own or own[n].shape != w.shape]
     ):
         raise AizuchiError(f"{codec} is no codec of this ear's sizes: {strange[0]} does not fit")
-    for name in ("words.weight", "words.bias"):
-        if name in other and len(other[name]) < len(own[name]):
-            other[name] = torch.cat([other[name], own[name][len(other[name]) :]])
+    if words is not None and "words.bias" in other and (folder / WORDS).exists():
+        theirs = HeardWords(folder / WORDS)
+        found = [[c for w in alike if (c := theirs.class_of(w)) != OTHER] for alike in words.classes]
+        rows = [0, OTHER, *(known[0] if known else OTHER for known in found)]
+        other |= {name: other[name][rows] for name in ("words.weight", "words.bias")}
     fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
     fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
     ear.load_state_dict(own | fits)
+    with torch.no_grad():
+        for layer in list(ear.encoder_transformer.layers)[_count(other, LAYERS) :]:
+            layer.self_attn_layer_scale.scale.fill_(FRESH_SCALE)
+            layer.mlp_layer_scale.scale.fill_(FRESH_SCALE)
     return min(len(ear.semantic.codebooks()), _count(other, SEMANTIC))
 
 

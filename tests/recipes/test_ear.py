@@ -14,7 +14,7 @@ from recipes.mini.heard import OTHER, HeardWords, listening_text
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames, mel_power
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE
-from tests.recipes.tones import FRAMES, VOICE
+from tests.recipes.tones import FRAMES, VOICE, spoken
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,6 +186,41 @@ def test_an_ear_begins_with_another_whose_codes_it_keeps(rows, library, heard, s
         shallow, deep = (made(given, True, torch.tensor([x]))["words"] for x in (False, True))
     assert len(made.semantic.codebooks()) == 2 and not torch.equal(shallow, deep)
     assert run.measure(rows.batch(0, 2))[1]["commitment"] > 0
+
+
+def test_an_ear_with_more_layers_and_other_words_keeps_the_codes_of_another(rows, library, small, tmp_path):
+    from aizuchi.models.mimi import MimiConfig
+
+    _, folder, run = small
+    other = ear_model.Ear(5, reader_layers=1)
+    other.load_state_dict(
+        {n: w for n, w in run.averages.state_dict().items() if "words." not in n}, strict=False
+    )
+    (tmp_path / "other/model").mkdir(parents=True)
+    torch.save(other.state_dict(), tmp_path / "other/model/weights.pt")
+    (tmp_path / "other/heard.txt").write_text("seven\ntwo\ncow\n")
+    (tmp_path / "list.txt").write_text("to two too\nzebra\nseven\n")
+    words = HeardWords(tmp_path / "list.txt")
+    deeper = MimiConfig(**ear_model.CODEC | {"num_hidden_layers": 8})
+    made = ear_model.Ear(len(words), deeper, reader_layers=1)
+    assert ear_model.begin_from(made, tmp_path / "other", words=words) == 2
+    assert torch.equal(
+        made.words.bias, other.words.bias[[0, 1, 3, 1, 2]]
+    )  # "two", one it does not know, "seven"
+    given = log_frames(rows.batch(0, 2)["power"])
+    with torch.no_grad():
+        near = made.eval()(given, True)["codes"][0] == other.eval()(given, True)["codes"][0]
+    assert near.float().mean() > 0.8
+    before = {name: w.clone() for name, w in made.quantizer.state_dict().items()}
+    valid = EarRows(library, [], words, FRAMES, validation=True)
+    config = StageConfig(str(tmp_path / "run"), 2, 2, precision="fp32", eval_every=0, warmup=1)
+    own = EarRows(library, [spoken("old cat")], words, FRAMES)
+    components = Components.load(folder / "components.safetensors")
+    stage = ear.EarStage(config, made, own, valid, components, 0, 2, ear_model.load_ear(tmp_path / "other"))
+    stage.run()
+    assert all(torch.equal(w, before[name]) for name, w in stage.module.quantizer.state_dict().items())
+    kept = ear_model.load_ear(tmp_path / "run")
+    assert len(kept.encoder_transformer.layers) == 8
 
 
 @pytest.fixture(scope="module")
