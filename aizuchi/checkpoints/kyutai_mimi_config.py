@@ -113,6 +113,8 @@ def kyutai_mimi_config(config: MimiConfig) -> dict[str, Any] | None:
         "head_dim": config.hidden_size // config.num_attention_heads,
         "upsample_groups": config.hidden_size,
     }
+    if config.num_encoder_hidden_layers is not None:
+        default["num_encoder_hidden_layers"] = config.num_hidden_layers
     for name, value in default.items():
         if getattr(config, name) != value:
             raise CheckpointError(

@@ -151,6 +151,9 @@ def test_the_published_mimi_needs_no_description():
 
 def test_mimi_of_other_sizes_is_described_as_the_original_describes_it():
     assert kyutai_mimi_config(mimi_config(tiny.MIMI)) == tiny.MIMI
+    assert kyutai_mimi_config(MimiConfig(num_encoder_hidden_layers=8)) is None
+    with pytest.raises(CheckpointError, match="num_encoder_hidden_layers=9"):
+        kyutai_mimi_config(MimiConfig(num_encoder_hidden_layers=9))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class MimiConfig(PreTrainedConfig):
         upsample_groups: groups of the transposed convolution from `frame_rate` to `encodec_frame_rate`.
         num_hidden_layers, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, hidden_act,
         norm_eps, attention_dropout, attention_bias, layer_scale_initial_scale: both transformers.
+        num_encoder_hidden_layers: layers of the encoder's transformer where it has others than the decoder's; None =
+            `num_hidden_layers`, as in every published codec. transformers does not know it.
         max_position_embeddings: kept for the format; positions are unbounded.
         initializer_range: standard deviation of linear layers at initialisation.
         use_streaming: whether `encode` and `decode` stream by default, handing out their state.
@@ -85,6 +87,7 @@ class MimiConfig(PreTrainedConfig):
     num_semantic_quantizers: int = 1
     upsample_groups: int = 512
     num_hidden_layers: int = 8
+    num_encoder_hidden_layers: int | None = None
     intermediate_size: int = 2048
     num_attention_heads: int = 8
     num_key_value_heads: int = 8
@@ -115,6 +118,8 @@ class MimiConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         self._check_integers(_AT_LEAST_ONE)
         self._check_integers(_AT_LEAST_ZERO, least=0)
+        if self.num_encoder_hidden_layers is not None:
+            self._check_integers(["num_encoder_hidden_layers"], least=0)
         if any(not isinstance(ratio, int) or ratio < 1 for ratio in self.upsampling_ratios):
             raise ValueError(
                 f"`upsampling_ratios` must be integers of at least 1, but is {self.upsampling_ratios}."

@@ -30,7 +30,7 @@ class MimiCore(MimiPreTrainedModel):
         super().__init__(config)
         stride, hidden = config.latent_stride, config.hidden_size
         self.encoder = MimiEncoder(config)
-        self.encoder_transformer = MimiTransformer(config)
+        self.encoder_transformer = MimiTransformer(config, config.num_encoder_hidden_layers)
         self.downsample: MimiConv1d | None = None
         self.upsample: MimiConvTranspose1d | None = None
         if stride > 1:

@@ -86,14 +86,16 @@ class MimiTransformerLayer(GradientCheckpointingLayer):
 
 
 class MimiTransformer(nn.Module):
-    """(rows, hidden_size, T) -> same, each position looking at the last ``sliding_window`` ones."""
+    """(rows, hidden_size, T) -> same, each position looking at the last ``sliding_window`` ones.
 
-    def __init__(self, config: MimiConfig):
+    ``layers``: how many, None for the configuration's ``num_hidden_layers``.
+    """
+
+    def __init__(self, config: MimiConfig, layers: int | None = None):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(
-            [MimiTransformerLayer(config, i) for i in range(config.num_hidden_layers)]
-        )
+        count = config.num_hidden_layers if layers is None else layers
+        self.layers = nn.ModuleList([MimiTransformerLayer(config, i) for i in range(count)])
 
     def init_state(
         self,
@@ -113,7 +115,7 @@ class MimiTransformer(nn.Module):
         config = self.config
         ring = RingCache.create(
             rows,
-            config.num_hidden_layers,
+            len(self.layers),
             config.num_key_value_heads,
             config.head_dim,
             window=config.sliding_window,

@@ -142,6 +142,7 @@ def test_frames(fields: dict, stride: int) -> None:
         ({"hidden_size": "512"}, "hidden_size"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"num_filters": 63}, "num_filters"),
+        ({"num_encoder_hidden_layers": -1}, "num_encoder_hidden_layers"),
         ({"upsample_groups": 500}, "upsample_groups"),
         ({"hidden_act": "gleu"}, "hidden_act"),
         ({"sliding_window": 0}, "sliding_window"),

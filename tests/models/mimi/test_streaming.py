@@ -60,6 +60,22 @@ class TestAnyChunking:
             whole = model.decode(codes).audio_values
         torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
 
+    def test_an_encoder_deeper_than_the_decoder(self) -> None:
+        model = make_model(fit_seconds=8, **TINY, num_encoder_hidden_layers=4)
+        assert len(model.encoder_transformer.layers) == 4 and len(model.decoder_transformer.layers) == 2
+        waves = speech(FRAMES * FRAME)
+        with torch.no_grad():
+            codes = model.encode(waves).audio_codes
+        state = model.init_encoder_state(1)
+        steps = [model.encode_step(frame, state) for frame in waves.split(FRAME, -1)]
+        assert torch.equal(torch.cat(steps, -1), codes)
+        deepest = model.encoder_transformer.layers[-1].mlp_layer_scale.scale
+        with torch.no_grad():
+            deepest.zero_()
+            assert not torch.equal(model.encode(waves).audio_codes, codes)  # the last layer has a say
+        with pytest.raises(ValueError, match="another configuration"):
+            make_model(fit_seconds=8, **TINY).encode_step(waves[..., :FRAME], state)
+
     def test_steps_of_several_frames(self, exact: tuple) -> None:
         model, waves, codes, samples = exact
         for frames in (1, 2, 3, 9):
