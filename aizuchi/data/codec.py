@@ -126,6 +126,7 @@ def _codec_of_moshi(found: Any) -> Any:
     """The codec out of a whole model in transformers' layout: its own tensors only are read."""
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiConfig
+    from aizuchi.models.quantized import widen_stored
 
     with torch.device("meta"):
         model = MimiModel(MoshiConfig.from_pretrained(found.folder).audio_encoder_config)
@@ -134,12 +135,14 @@ def _codec_of_moshi(found: Any) -> Any:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():
                 if key.startswith(_CODEC_PREFIX):
-                    tensors[key.removeprefix(_CODEC_PREFIX)] = file.get_tensor(key).float()
+                    tensor = file.get_tensor(key)
+                    wide = tensor.float() if tensor.is_floating_point() else tensor
+                    tensors[key.removeprefix(_CODEC_PREFIX)] = wide
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise AizuchiError(f"{found.name} does not hold a whole codec: {error}") from error
-    return model
+    return widen_stored(model)
 
 
 def encode(codec: Codec, waves: FloatArray) -> npt.NDArray[np.int16]:

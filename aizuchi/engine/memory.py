@@ -22,7 +22,7 @@ from ..errors import AizuchiError
 from ..models.moshi import MoshiConfig, MoshiForConditionalGeneration
 from ..models.moshi.conditions import Conditions
 from ..models.presets import preset_config
-from ..models.quantized import quantize_model
+from ..models.quantized import quantize_model, widen_stored
 from .duplex import DuplexEngine
 from .free_memory import free_memory
 
@@ -98,7 +98,7 @@ def need(
         engine: options of `DuplexEngine` that change what rows hold.
     """
     with torch.device("meta"):
-        model = MoshiForConditionalGeneration(copy.deepcopy(config)).eval()
+        model = widen_stored(MoshiForConditionalGeneration(copy.deepcopy(config)).eval())
     for name, parameter in model.named_parameters():  # scales, which are buffers, keep their dtype
         if not name.startswith(_FLOAT32):
             parameter.data = parameter.data.to(dtype or torch.float32)

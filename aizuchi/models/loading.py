@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .quantized import widen_stored
+
 # Loaders of layouts that transformers does not know. `aizuchi.checkpoints` adds the original's: lower rooms do
 # not import higher ones. Each takes (class, name_or_path, kwargs) and returns a model, or None to pass.
 FOREIGN_LOADERS: list[Callable[[type, Any, dict[str, Any]], Any]] = []
@@ -53,7 +55,7 @@ class LoadingModel(PreTrainedModel):
         model, info = loaded
         if not (tolerant and info.get("mismatched_keys")):
             refuse_incomplete(model, info, pretrained_model_name_or_path)
-        align_memory(model)
+        align_memory(widen_stored(model))
         return (model, info) if wants_info else model
 
     @classmethod

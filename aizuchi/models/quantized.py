@@ -4,7 +4,8 @@
   int4  one scale for each 32 inputs of an output; levels -8 to 7, the largest value of a group at -8
 
 Layers of the temporal transformer and of the depth decoder, and their heads, are quantized; embedding tables, norms
-and the codec are not. Scales are bfloat16 numbers, so that casting a model loses nothing of them. On a CPU the
+and the codec are not: matrices of its transformers may be stored in int8, but are wide again once they are loaded, as
+codes are a matter of nearness. Scales are bfloat16 numbers, so that casting a model loses nothing of them. On a CPU the
 compiled kernels read the quantized weights as they are; elsewhere, and for whole sequences, a layer widens its weights
 first.
 """
@@ -161,14 +162,30 @@ def quantize_model(model: Any, kind: str, fill: bool = True) -> Any:
     if fill and getattr(model.config, "aizuchi_quantization", None):
         raise AizuchiError("this model is quantized already")
     for part in (model.decoder, model.depth_decoder):
-        if part is None:
-            continue
-        for parent in list(part.modules()):
-            for name, child in list(parent.named_children()):
-                plain = type(child) is nn.Linear and child.bias is None and not _is_table(parent)
-                if plain or isinstance(child, PerCodebookLinear):
-                    setattr(parent, name, QuantizedLinear.of(child, kind, fill))
+        if part is not None:
+            _quantize_layers(part, kind, fill)
     model.config.aizuchi_quantization = {"version": VERSION, "kind": kind}
+    return model
+
+
+def store_codec(codec: Any, fill: bool = True) -> Any:
+    """Put matrices in int8 in place of those of a codec's transformers, in place, for saving; returns the codec.
+
+    Args:
+        codec: `MimiModel`. fill: False only makes room for such matrices that are to be loaded.
+    """
+    for part in (codec.encoder_transformer, codec.decoder_transformer):
+        _quantize_layers(part, "int8", fill)
+    codec.config.aizuchi_stored = {"version": VERSION, "kind": "int8"}
+    return codec
+
+
+def widen_stored(model: Any) -> Any:
+    """Put float32 matrices in place of those that a codec in a model was stored with; returns the model."""
+    for module in list(model.modules()):
+        if getattr(getattr(module, "config", None), "aizuchi_stored", None) and hasattr(module, "quantizer"):
+            _widen_layers(module)
+            module.config.aizuchi_stored = None
     return model
 
 
@@ -178,21 +195,34 @@ def dequantize_model(model: Any) -> Any:
     """
     if not getattr(model.config, "aizuchi_quantization", None):
         return model
-    for parent in list(model.modules()):
+    _widen_layers(model)
+    model.config.aizuchi_quantization = None
+    return model
+
+
+def _quantize_layers(part: nn.Module, kind: str, fill: bool) -> None:
+    for parent in list(part.modules()):
+        for name, child in list(parent.named_children()):
+            plain = type(child) is nn.Linear and child.bias is None and not _is_table(parent)
+            if plain or isinstance(child, PerCodebookLinear):
+                setattr(parent, name, QuantizedLinear.of(child, kind, fill))
+
+
+def _widen_layers(part: nn.Module) -> None:
+    for parent in list(part.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, QuantizedLinear):
                 plain: Any
-                if child.weights is None:
-                    plain = nn.Linear(child.in_features, child.out_features, bias=False)
-                else:
-                    plain = PerCodebookLinear(
-                        child.in_features, child.out_features, child.weights, child.schedule
-                    )
+                with torch.device(child.weight.device):
+                    if child.weights is None:
+                        plain = nn.Linear(child.in_features, child.out_features, bias=False)
+                    else:
+                        plain = PerCodebookLinear(
+                            child.in_features, child.out_features, child.weights, child.schedule
+                        )
                 with torch.no_grad():
                     plain.weight.copy_(child.dequantized(torch.float32))
-                setattr(parent, name, plain.to(child.weight.device).train(child.training))
-    model.config.aizuchi_quantization = None
-    return model
+                setattr(parent, name, plain.train(child.training))
 
 
 def _is_table(module: nn.Module) -> bool:
@@ -200,12 +230,17 @@ def _is_table(module: nn.Module) -> bool:
 
 
 def make_room(model: Any) -> None:
-    """Give a model that is about to be loaded the layers that its configuration says it was saved with."""
-    said = getattr(model.config, "aizuchi_quantization", None)
-    if not said:
-        return
+    """Give a model, or a codec, that is about to be loaded the layers that its configuration says it was saved with."""
+    if said := getattr(model.config, "aizuchi_quantization", None):
+        _check_version(said)
+        quantize_model(model, said.get("kind", ""), fill=False)
+    if said := getattr(model.config, "aizuchi_stored", None):
+        _check_version(said)
+        store_codec(model, fill=False)
+
+
+def _check_version(said: dict[str, Any]) -> None:
     if said.get("version") != VERSION:
         raise AizuchiError(
             f"these weights are quantized in format {said.get('version')}, this is aizuchi for format {VERSION}"
         )
-    quantize_model(model, said.get("kind", ""), fill=False)

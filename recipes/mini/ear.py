@@ -213,6 +213,9 @@ def train(args: argparse.Namespace) -> int:
         held = load_ear(args.begin) if args.keep_codes else None
     ear.convs.save_stem(args.out)
     stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried, held)
+    if args.compile:
+        for layer in [*ear.encoder_transformer.layers, *ear.reader.layers]:
+            layer.compile(dynamic=False)
     print(stage.run())
     return 0
 
@@ -248,6 +251,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the encoder's transformer (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--reader-layers", type=int, default=2, help="default %(default)s")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="make kernels of the layers: steps take a fifth less, on one thread (needs a C++ compiler)",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=5000, help="default %(default)s")
     parser.add_argument(
         "--start", type=int, default=800, help="step at which codes come in (default %(default)s)"

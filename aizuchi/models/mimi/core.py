@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..quantized import make_room
 from .base import MimiPreTrainedModel
 from .checks import check_active
 from .configuration import MimiConfig
@@ -45,6 +46,7 @@ class MimiCore(MimiPreTrainedModel):
         self.quantizer = MimiSplitResidualVectorQuantizer(config)
         self.bits_per_codebook = int(math.log2(config.codebook_size))
         self._signature = signature(config)
+        make_room(self)
         self.post_init()
 
     def narrowest_weights(self) -> torch.dtype:
