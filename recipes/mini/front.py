@@ -9,6 +9,7 @@ Its decoder is that of a codec given, or fresh: `aizuchi train mimi` with `train
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,37 @@ def assemble(args: argparse.Namespace) -> int:
     return 0
 
 
+@torch.no_grad()
+def hear(args: argparse.Namespace) -> int:
+    """Give a codec another ear, one that keeps the codes of its own (`ear --keep-codes`)."""
+    from aizuchi.data.codec import load_codec
+    from aizuchi.models.mimi import MimiModel
+    from aizuchi.train.checkpoints import save_model
+    from recipes.mini.package import round_to_bfloat16, round_to_int8
+
+    ear, old = load_ear(args.ear), load_codec(args.codec).model.float()
+    known = {
+        n: w for n, w in ear.quantizer.state_dict().items() if n.startswith("semantic") and "output" not in n
+    }
+    theirs = old.quantizer.state_dict()
+    if not all(
+        torch.equal(w.bfloat16().float(), theirs[name].bfloat16().float()) for name, w in known.items()
+    ):
+        raise AizuchiError(f"the codes of {args.ear} are not those of {args.codec}: see `ear --keep-codes`")
+    config = copy.deepcopy(old.config)
+    config.num_encoder_hidden_layers = len(ear.encoder_transformer.layers)
+    codec = MimiModel(config).eval()
+    kept = {n: w for n, w in old.state_dict().items() if not n.startswith("encoder_transformer.")}
+    codec.load_state_dict(kept, strict=False)
+    halves(codec.encoder)[1].load_state_dict(ear.convs.stack.state_dict())
+    codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
+    round_to_bfloat16(codec)
+    round_to_int8(codec.encoder_transformer)
+    save_model(codec, args.out)
+    print(args.out)
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.mini.front", description="What lies before the ear; the codec of both."
@@ -289,6 +321,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     joined.add_argument("--batches", type=int, default=120, help="of 41 s (default %(default)s)")
     joined.set_defaults(run=assemble)
+    other = commands.add_parser("hear", help="give a codec an ear that keeps its codes")
+    other.add_argument("--codec", type=Path, required=True, help="a codec, or a model that carries one")
+    other.add_argument("--out", type=Path, default=RUNS / "codec-heard", help="folder (default %(default)s)")
+    other.add_argument(
+        "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
+    )
+    other.set_defaults(run=hear)
     for one in (learn, joined):
         one.add_argument(
             "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"

@@ -39,6 +39,17 @@ def round_to_bfloat16(module: nn.Module) -> None:
 
 
 @torch.no_grad()
+def round_to_int8(transformer: nn.Module) -> None:
+    """Round a codec's transformer to what int8 holds, in its own dtype; rounded once more it stays the same."""
+    from aizuchi.models.quantized import to_int8
+
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            levels, scale = to_int8(module.weight)
+            module.weight.copy_(levels.float() * scale[:, None])
+
+
+@torch.no_grad()
 def drop_unheard(model: Any) -> int:
     """Take the user's codebooks whose codes all embed as zero out of a model, in place; returns how many.
 
@@ -78,7 +89,7 @@ def package_model(args: argparse.Namespace) -> int:
     from aizuchi.checkpoints.generation_config import generation_config
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiForConditionalGeneration
-    from aizuchi.models.quantized import quantize_model
+    from aizuchi.models.quantized import quantize_model, store_codec
     from aizuchi.train.checkpoints import save_model
 
     model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
@@ -86,11 +97,14 @@ def package_model(args: argparse.Namespace) -> int:
     count = sum(p.numel() for p in model.parameters())
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)
-        _same_codes(model.audio_encoder, codec, args.new_front)
+        _same_codes(model.audio_encoder, codec, args.new_front, args.new_ear)
         model.audio_encoder = codec
+        model.config.audio_encoder_config = codec.config
     if args.quantize != "none":
         model = quantize_model(model, args.quantize)
     round_to_bfloat16(model)
+    if args.store_codec:
+        store_codec(model.audio_encoder)
     state = {
         name: tensor.bfloat16() if tensor.is_floating_point() and not name.endswith(CODEBOOK) else tensor
         for name, tensor in model.state_dict().items()
@@ -127,15 +141,17 @@ def package_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _same_codes(ours: Any, codec: Any, new_front: bool) -> None:
+def _same_codes(ours: Any, codec: Any, new_front: bool, new_ear: bool = False) -> None:
     """Refuse a codec whose codes are other ones than the model learned with; what lies below the ear's convolutions may
-    be new if it is said.
+    be new if it is said, or all that comes before the codebooks.
     """
     theirs = codec.state_dict()
     for name, tensor in ours.state_dict().items():
         if not name.startswith(("encoder.", "encoder_transformer", "downsample", "quantizer")):
             continue
-        if new_front and name.startswith("encoder.") and int(name.split(".")[2]) < LOWER:
+        if (new_front or new_ear) and name.startswith("encoder.") and int(name.split(".")[2]) < LOWER:
+            continue
+        if new_ear and name.startswith("encoder"):
             continue
         if not torch.equal(tensor, theirs[name].to(tensor)):
             raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
@@ -163,6 +179,14 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--new-front", action="store_true",
         help="its lower convolutions, too, may be others than the model learned with (`front assemble --keep`)",
+    )  # fmt: skip
+    model.add_argument(
+        "--new-ear", action="store_true",
+        help="all that comes before its codebooks may be another ear that keeps their meaning (`front hear`)",
+    )  # fmt: skip
+    model.add_argument(
+        "--store-codec", action="store_true",
+        help="store the codec's transformers in int8, too (of an encoder that `front hear` made nothing is lost)",
     )  # fmt: skip
     model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
     model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")

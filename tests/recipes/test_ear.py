@@ -11,6 +11,7 @@ from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import OTHER, HeardWords, listening_text
+from recipes.mini.package import _same_codes
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames, mel_power
 from recipes.mini.stage import StageConfig
 from recipes.mini.timing import RATE
@@ -281,6 +282,43 @@ def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, 
     (tmp_path / "ear/components.safetensors").write_bytes((small[1] / "components.safetensors").read_bytes())
     assert front.main([*command, "--ear", str(tmp_path / "ear")]) == 2
     assert "another ear" in capsys.readouterr().err
+
+
+def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, capsys):
+    from aizuchi.models.mimi import MimiConfig, MimiModel
+    from aizuchi.models.quantized import store_codec, widen_stored
+
+    root, _ = made
+    torch.manual_seed(9)
+    deeper = ear_model.Ear(
+        len(small[2].module.words.bias), MimiConfig(**ear_model.CODEC | {"num_hidden_layers": 8})
+    )
+    ear_model.begin_from(deeper, small[1])
+    folder = tmp_path / "ear/model"
+    folder.mkdir(parents=True)
+    torch.save(deeper.state_dict(), folder / "weights.pt")
+    command = ["hear", "--codec", str(root / "codec"), "--ear", str(tmp_path / "ear")]
+    assert front.main([*command, "--out", str(tmp_path / "codec")]) == 0
+    old, new = MimiModel.from_pretrained(root / "codec"), MimiModel.from_pretrained(tmp_path / "codec")
+    assert [len(c.encoder_transformer.layers) for c in (old, new)] == [6, 8]
+    assert len(new.decoder_transformer.layers) == 6
+    wave = 0.05 * torch.randn(1, 1, 1920 * 20)
+    with torch.no_grad():  # layers that add little as yet
+        assert (old.encode(wave).audio_codes == new.encode(wave).audio_codes).float().mean() > 0.7
+    theirs = new.state_dict()
+    for name, weight in old.state_dict().items():
+        assert name.startswith("encoder_transformer.") or torch.equal(weight, theirs[name]), name
+    _same_codes(old, new, False, new_ear=True)
+    with pytest.raises(AizuchiError, match="encoder_transformer"):
+        _same_codes(old, new, new_front=True)
+    widen_stored(store_codec(new))  # in int8 the encoder stays what it is
+    kept = {n: w for n, w in theirs.items() if n.startswith("encoder")}
+    assert all(torch.equal(new.state_dict()[n], w) for n, w in kept.items())
+    with torch.no_grad():
+        deeper.semantic.codebooks()[0].embed_sum[0] += 1
+    torch.save(deeper.state_dict(), folder / "weights.pt")
+    assert front.main([*command, "--out", str(tmp_path / "other")]) != 0
+    assert "--keep-codes" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_a_codec_hears_with_the_ear(small, made):
