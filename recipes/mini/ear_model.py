@@ -242,7 +242,8 @@ def load_ear(folder: Path) -> Ear:
         }
     )
     ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
-    ear.load_state_dict(weights)
+    none = {name: w for name, w in ear.state_dict().items() if ".acoustic_" in name}  # an ear that is kept lacks them
+    ear.load_state_dict(none | weights)
     return ear.eval()
 
 
