@@ -86,6 +86,7 @@ class HeardTextConfig:
     own: float = 0.0
     clean: float = 0.0
     deaf: float = 0.0
+    by_sound: float = 1.0
     mishearing: str | None = None
     worse: list[float] = field(default_factory=lambda: [0.5, 6.0])
 
@@ -213,6 +214,10 @@ class HeardText:
     def disturb(self, inputs: Any, deaf: Tensor | None, rng: np.random.Generator) -> None:
         """Rows with sound as they are trained on, in place; of those that are ``deaf`` (B,) the answers alone."""
         labels = self.grounded(inputs["text_labels"])
+        if self.given.by_sound < 1:
+            told = torch.from_numpy(rng.random(len(labels)) < self.given.by_sound).to(labels.device)
+            told = told if deaf is None else told | deaf.to(labels.device)
+            labels = torch.where(told[:, None], labels, self.all_but_answers_of(labels))
         if deaf is not None:
             deaf = deaf.to(labels.device)[:, None]
             labels = torch.where(deaf, self.answers_of(labels), labels)
@@ -226,6 +231,11 @@ class HeardText:
         """Text labels (B, T) without all that only sound tells."""
         others = (labels >= self.first) | (labels == self.pad) | (labels == self.end)
         return labels.masked_fill(others, -100)
+
+    def all_but_answers_of(self, labels: Tensor) -> Tensor:
+        """Text labels (B, T) without the words that the model says: what is heard, and when it speaks and is silent."""
+        said = (labels >= 0) & (labels < self.first) & (labels != self.pad) & (labels != self.end)
+        return labels.masked_fill(said, -100)
 
     def some_misheard(self, ids: Tensor, rng: np.random.Generator) -> Tensor:
         """Input ids (B, T), but for a share `clean` of the rows as `misheard` makes them."""

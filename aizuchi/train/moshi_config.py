@@ -206,7 +206,7 @@ class MoshiTraining:
         if self.heard_text is not None:
             text = self.heard_text
             check(text.delay >= 0, "heard_text.delay can't be negative")
-            for name in ("own", "clean", "deaf"):
+            for name in ("own", "clean", "deaf", "by_sound"):
                 share = getattr(text, name)
                 check(0 <= share <= 1, f"heard_text.{name} is a share between 0 and 1, not {share}")
             check(

@@ -158,6 +158,26 @@ def test_of_a_share_of_the_rows_the_user_is_another(tmp_path):
     assert torch.equal(columns, heard)  # as it is evaluated: every user
 
 
+def test_what_to_answer_is_not_learned_from_the_sound(tmp_path):
+    heard_text = dict(missed=0.0, mistaken=0.0, deaf=0.5, by_sound=0.0)
+    trainer = run_of(tmp_path, heard_text=heard_text, batch_size=40)
+    batch = collate(quiet(40), 4)
+    batch.text[:, :20], batch.text[:, 12] = PAD, 9
+    x = trainer.inputs(batch)
+    own = (x["user_audio_codes"][:, 0, 1:21] == batch.user[:, 0, :20]).all(1)
+    labels, p = x["text_labels"], PAD
+    said = (labels >= 0) & (labels < FIRST) & (labels != p) & (labels != 0)
+    assert 10 <= own.sum() <= 30 and not said[own].any() and said[~own].any()
+    assert (labels[own] >= FIRST).any() and (labels[own] == p).any()  # when to speak, and what is heard
+    assert (x["input_ids"][own] == 9).any() and (x["audio_labels"][own] >= 0).any()  # and how it sounds
+    all_of_it = torch.tensor([[p, 9, 0, FIRST + 4, -100, 8]])
+    assert trainer.heard_text.all_but_answers_of(all_of_it).tolist() == [[p, -100, 0, FIRST + 4, -100, -100]]
+    trainer.heard_text.given.by_sound = 1.0
+    assert (trainer.inputs(batch)["text_labels"][own] == 9).any()
+    with pytest.raises(AizuchiError, match="heard_text.by_sound is a share"):
+        config_of(tmp_path, heard_text=dict(first=60, by_sound=-1.0))
+
+
 def test_of_text_alone_the_answers_are_learned(tmp_path):
     ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
     none = np.zeros((0, len(ids)), np.int16)
