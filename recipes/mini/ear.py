@@ -25,7 +25,17 @@ from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
 from recipes.mini.command import run_command
-from recipes.mini.ear_model import CODEC, WORDS, Ear, begin_from, load_ear, phone_loss, word_loss, words_told
+from recipes.mini.ear_model import (
+    CODEC,
+    ENCODER_LAYERS,
+    WORDS,
+    Ear,
+    begin_from,
+    load_ear,
+    phone_loss,
+    word_loss,
+    words_told,
+)
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import HeardWords
 from recipes.mini.spectrum import Components, log_frames
@@ -247,7 +257,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the codes of --begin stay what they are: decoders and models that know them remain good",
     )
     parser.add_argument(
-        "--layers", type=int, default=CODEC["num_hidden_layers"],
+        "--layers", type=int, default=ENCODER_LAYERS,
         help="of the encoder's transformer (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--reader-layers", type=int, default=2, help="default %(default)s")

@@ -48,6 +48,7 @@ CODEC: dict[str, Any] = dict(
     sliding_window=15,
     layer_scale_initial_scale=0.1,
 )
+ENCODER_LAYERS = 12  # of the encoder's transformer, where the ear learns them
 
 
 STEM = "stem.safetensors"
@@ -242,7 +243,9 @@ def load_ear(folder: Path) -> Ear:
         }
     )
     ear = Ear(len(weights["words.bias"]), config, reader_layers=_count(weights, "reader.layers."))
-    none = {name: w for name, w in ear.state_dict().items() if ".acoustic_" in name}  # an ear that is kept lacks them
+    none = {
+        name: w for name, w in ear.state_dict().items() if ".acoustic_" in name
+    }  # an ear that is kept lacks them
     ear.load_state_dict(none | weights)
     return ear.eval()
 

@@ -142,16 +142,22 @@ def fit_lower(lower: Any, ear: Ear, rows: SoundRows, batches: int = 8) -> None:
     last.bias.copy_(bias)
 
 
-def make_codec(start: Path | None, semantic: int = CODEC["num_semantic_quantizers"]) -> Any:
+def make_codec(
+    start: Path | None,
+    semantic: int = CODEC["num_semantic_quantizers"],
+    layers: int = CODEC["num_hidden_layers"],
+) -> Any:
     """A fresh codec of the recipe's size, with what fits of another's convolutions and decoder.
 
     Args:
-        semantic: codebooks of the semantic branch.
+        semantic: codebooks of the semantic branch. layers: of the encoder's transformer.
     """
     from aizuchi.models.mimi import MimiConfig, MimiModel
     from aizuchi.train.mimi_start import scale_to_speech
 
-    codec = MimiModel(MimiConfig(**CODEC | {"num_semantic_quantizers": semantic}))
+    deeper = None if layers == CODEC["num_hidden_layers"] else layers
+    sizes = {"num_semantic_quantizers": semantic, "num_encoder_hidden_layers": deeper}
+    codec = MimiModel(MimiConfig(**CODEC | sizes))
     scale_to_speech(codec)
     if start is not None:
         other = MimiModel.from_pretrained(start).state_dict()
@@ -232,7 +238,7 @@ def assemble(args: argparse.Namespace) -> int:
     from recipes.mini.package import round_to_bfloat16
 
     ear = load_ear(args.ear)
-    codec = make_codec(args.start, len(ear.semantic.codebooks())).eval()
+    codec = make_codec(args.start, len(ear.semantic.codebooks()), len(ear.encoder_transformer.layers)).eval()
     lower, upper = halves(codec.encoder)
     lower.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
     upper.load_state_dict(ear.convs.stack.state_dict())

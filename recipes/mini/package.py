@@ -32,21 +32,29 @@ CODEBOOK = (
 
 
 def round_to_bfloat16(module: nn.Module) -> None:
-    """Round parameters to what bfloat16 holds, in their own dtype; codebooks, which are buffers, stay."""
+    """Round parameters to what bfloat16 holds, in their own dtype; codebooks, which are buffers, stay, and so do
+    matrices that are those of int8.
+    """
     with torch.no_grad():
         for parameter in filter(Tensor.is_floating_point, module.parameters()):
-            parameter.copy_(parameter.bfloat16().to(parameter.dtype))
+            if parameter.dim() != 2 or not torch.equal(in_int8(parameter), parameter):
+                parameter.copy_(parameter.bfloat16().to(parameter.dtype))
+
+
+def in_int8(weight: Tensor) -> Tensor:
+    """A matrix rounded to what int8 holds, in its own dtype; rounded once more it stays the same."""
+    from aizuchi.models.quantized import to_int8
+
+    levels, scale = to_int8(weight)
+    return (levels.float() * scale[..., None]).to(weight.dtype)
 
 
 @torch.no_grad()
 def round_to_int8(transformer: nn.Module) -> None:
-    """Round a codec's transformer to what int8 holds, in its own dtype; rounded once more it stays the same."""
-    from aizuchi.models.quantized import to_int8
-
+    """Round the matrices of a codec's transformer to what int8 holds, in their own dtype."""
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
-            levels, scale = to_int8(module.weight)
-            module.weight.copy_(levels.float() * scale[:, None])
+            module.weight.copy_(in_int8(module.weight))
 
 
 @torch.no_grad()
