@@ -263,7 +263,8 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None, words: HeardWo
     Args:
         folder: of the other's run. codec: in place of its weights, a codec that hears with the other; what tells words
             from its codes is then begun anew. words: the ear's own, which are told as the other tells them; those that
-            it does not know as it tells all that it does not. None = those of the other, in its order.
+            it does not know as it tells all that it does not. None = the other's, perhaps with more behind them, as where
+            its folder holds no list.
 
     Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
@@ -277,6 +278,9 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None, words: HeardWo
         found = [[c for w in alike if (c := theirs.class_of(w)) != OTHER] for alike in words.classes]
         rows = [0, OTHER, *(known[0] if known else OTHER for known in found)]
         other |= {name: other[name][rows] for name in ("words.weight", "words.bias")}
+    for name in ("words.weight", "words.bias"):  # of a list that goes on behind the other's
+        if name in other and len(other[name]) < len(own[name]):
+            other[name] = torch.cat([other[name], own[name][len(other[name]) :]])
     fits = {name: w for name, w in other.items() if name in own and own[name].shape == w.shape}
     fits = {name: w for name, w in fits.items() if ".acoustic_" not in name}
     ear.load_state_dict(own | fits)
