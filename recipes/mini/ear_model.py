@@ -263,8 +263,8 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None, words: HeardWo
     Args:
         folder: of the other's run. codec: in place of its weights, a codec that hears with the other; what tells words
             from its codes is then begun anew. words: the ear's own, which are told as the other tells them; those that
-            it does not know as it tells all that it does not. None = the other's, perhaps with more behind them, as where
-            its folder holds no list.
+            it does not know as it tells all that it does not. None, or no list in the folder: they are the other's,
+            perhaps with more behind them.
 
     Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
