@@ -108,13 +108,16 @@ class EarStage(Stage):
         generator = keyed_generator(self.config.seed, "revive", self.step)
         return self.codebooks.update(only, generator)
 
-    def _astray(self, spectra: Tensor, projected: Tensor, own: Tensor) -> Tensor:
-        """() by how much of its size what is quantized of the assistant's rows differs from `held`'s."""
+    def _astray(self, spectra: Tensor, made: dict[str, Any], own: Tensor) -> Tensor:
+        """() by how much of their size the assistant's latents, and what is quantized of them differ from `held`'s."""
         if self.held is None or not own.any():
-            return projected.new_zeros(())
+            return spectra.new_zeros(())
         with torch.no_grad():
-            wanted = self.held.project(self.held.latents(self.held.convs(spectra[own])))
-        return (projected[own] - wanted).square().mean() / wanted.square().mean()
+            latents = self.held.latents(self.held.convs(spectra[own]))
+            wanted = (latents, self.held.project(latents))
+        found = (made["latents"][own], made["projected"][own])
+        parts = [(one - other).square().mean() / other.square().mean() for one, other in zip(found, wanted)]
+        return parts[0] + parts[1]
 
     def measure(self, batch: dict[str, Tensor]):
         """Words, phones, what is kept of the spectrum, commitment; how far codes went astray."""
@@ -137,7 +140,7 @@ class EarStage(Stage):
         kept = (missed * weight).sum() / len(weight)
         share = 0.3 if self.step < self.config.steps / 2 else 0.1
         loss = words + share * phones + kept + 0.25 * made["commitment"]
-        loss = loss + HELD * (astray := self._astray(spectra, made["projected"], batch["own"]))
+        loss = loss + HELD * (astray := self._astray(spectra, made, batch["own"]))
         own = batch["own"] if batch["own"].any() else torch.ones_like(batch["own"])
         told = {
             "words": words,
@@ -192,7 +195,7 @@ def train(args: argparse.Namespace) -> int:
     if args.codec is not None and args.begin is None:
         raise AizuchiError("--codec goes with --begin, the folder of its ear's components")
     if args.keep_codes and (args.begin is None or args.codec is not None):
-        raise AizuchiError("--keep-codes goes with --begin, the folder of the ear whose codes are to stay")
+        raise AizuchiError("--keep-codes goes with --begin, an ear of the codes that are to stay")
     from aizuchi.models.mimi import MimiConfig
 
     library = ClipLibrary(args.clips)
@@ -220,7 +223,7 @@ def train(args: argparse.Namespace) -> int:
         ear.convs.normalize(log_frames(rows.batch(0, args.batch_size)["power"]))
     else:
         carried = begin_from(ear, args.begin, args.codec, heard)
-        held = load_ear(args.begin) if args.keep_codes else None
+        held = load_ear(args.keep_codes) if args.keep_codes else None
     ear.convs.save_stem(args.out)
     stage = EarStage(config, ear, rows, valid, Components.load(path), args.start, carried, held)
     if args.compile:
@@ -252,10 +255,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="a codec that hears with the ear of --begin, where that one's weights are gone",
     )
     parser.add_argument(
-        "--keep-codes",
-        action="store_true",
-        help="the codes of --begin stay what they are: decoders and models that know them remain good",
-    )
+        "--keep-codes", type=Path, metavar="EAR",
+        help="the codes of this ear's folder, which --begin has too, stay what they are: decoders and models that "
+        "know them remain good",
+    )  # fmt: skip
     parser.add_argument(
         "--layers", type=int, default=ENCODER_LAYERS,
         help="of the encoder's transformer (default %(default)s)",

@@ -26,7 +26,7 @@ from tests.recipes.test_mix import beeping  # noqa: F401  (voices that beep, for
 
 def test_mixed_words_are_training_words_in_no_held_out_carrier():
     rng = random.Random(0)
-    texts = [draw_mixed(rng).text for _ in range(1500)]
+    texts = [draw_mixed(rng).text for _ in range(3000)]
     said = [f" {normalize(text)} " for text in texts]
     assert len(held_out_runs()) > 200 and not any(
         f" {run} " in text for text in said for run in held_out_runs()
@@ -37,8 +37,8 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     often = phrase_words()
     assert {"the", "you"} <= set(often[:5]) and "antonym" in often and 1000 < len(set(often)) == len(often)
     assert len(often) < len(phrase_words(1)) and not any("{" in word for word in often)
-    # of 2,000 frequent words the phrases leave more than half
-    assert len(common_words()) > 1000 and not set(common_words()) & set(training_words())
+    # of 2,000 frequent words the phrases leave nearly half
+    assert len(common_words()) > 900 and not set(common_words()) & set(training_words())
     common = sum(words[word] for word in common_words())
     assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 0.75 * len(
         common_words()
