@@ -169,8 +169,8 @@ class Ear(nn.Module):
             spectra: logarithms (B, F, STEPS * BANDS). quantize: whether codes come in between. deep: (B,) rows that all
                 semantic codebooks tell, not the first alone; None for all.
         Returns:
-            words (B, F, words), phones (B, F, CLASSES), kept and latents (B, F, K), commitment (), projected (B, F, dim),
-            what the codebooks quantize, and for each codebook its inputs (B, F, dim) and codes (B, F).
+            words (B, F, words), phones (B, F, CLASSES), kept (B, F, K), commitment (), latents (B, F, K), projected
+            (B, F, dim), what the codebooks quantize, and for each codebook its inputs (B, F, dim) and codes (B, F).
         """
         latents = self.latents(self.convs(spectra))
         branch = self.semantic
