@@ -235,7 +235,7 @@ def _quantizer_of(folder: Path, ear: Ear) -> dict[str, Tensor]:
 @torch.no_grad()
 def assemble(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
-    from recipes.mini.package import round_to_bfloat16
+    from recipes.mini.package import round_to_bfloat16, round_to_int8
 
     ear = load_ear(args.ear)
     codec = make_codec(args.start, len(ear.semantic.codebooks()), len(ear.encoder_transformer.layers)).eval()
@@ -246,11 +246,13 @@ def assemble(args: argparse.Namespace) -> int:
     if args.keep is not None:
         codec.quantizer.load_state_dict(_quantizer_of(args.keep, ear))
         round_to_bfloat16(codec)
+        round_to_int8(codec.encoder_transformer)
         save_model(codec, args.out)
         print(args.out)
         return 0
     codec.quantizer.load_state_dict(ear.quantizer.state_dict())
     round_to_bfloat16(codec)  # first: codebooks are begun on what the shipped weights give
+    round_to_int8(codec.encoder_transformer)
     components = Components.load(args.ear / "components.safetensors")
     rows = SoundRows(args.sound, ("train",), 16, 7, args.assistant)
     latents, spectra = [], []

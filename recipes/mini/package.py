@@ -153,8 +153,12 @@ def _same_codes(ours: Any, codec: Any, new_front: bool, new_ear: bool = False) -
     """Refuse a codec whose codes are other ones than the model learned with; what lies below the ear's convolutions may
     be new if it is said, or all that comes before the codebooks.
     """
-    theirs = codec.state_dict()
-    for name, tensor in ours.state_dict().items():
+    theirs, known = codec.state_dict(), ours.state_dict()
+    if more := [
+        name for name in theirs if name not in known and not (new_ear and name.startswith("encoder"))
+    ]:
+        raise AizuchiError(f"the model knows no {more[0]} of the codec: it would write other codes")
+    for name, tensor in known.items():
         if not name.startswith(("encoder.", "encoder_transformer", "downsample", "quantizer")):
             continue
         if (new_front or new_ear) and name.startswith("encoder.") and int(name.split(".")[2]) < LOWER:

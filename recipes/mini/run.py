@@ -85,7 +85,15 @@ def stages(runs: Path, jobs: int, commands: str | None) -> list[Stage]:
         *("-m", "aizuchi", "eval", "speech", "--questions", "recipes/mini/questions/heldout.jsonl"),
         *("--voices", "recipes.mini.voices:get_voice"),
     ]
-    package = mini("package", "model", "--model", runs / "moshi/model", "--codec", runs / "decoder/model")
+    package = mini(
+        "package",
+        "model",
+        "--model",
+        runs / "moshi/model",
+        "--codec",
+        runs / "decoder/model",
+        "--store-codec",
+    )
     short = dict(log_every=5, eval_every=0, save_every=1000, sample_every=0)
     return [
         Stage("clips", "users' utterances, spoken", [*clips, "--hours", "8"],
