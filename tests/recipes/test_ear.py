@@ -218,6 +218,15 @@ def test_an_ear_with_more_layers_and_other_words_keeps_the_codes_of_another(rows
     own = EarRows(library, [spoken("old cat")], words, FRAMES)
     components = Components.load(folder / "components.safetensors")
     stage = ear.EarStage(config, made, own, valid, components, 0, 2, ear_model.load_ear(tmp_path / "other"))
+    batch = own.batch(0, 2)
+    spectra, apart = log_frames(batch["power"]), torch.ones(2, dtype=torch.bool)
+    found = stage.module(spectra, True)
+    astray = stage._astray(spectra, found, apart)
+    astray.backward()
+    assert 0 < astray < 0.5 and any(p.grad is not None for p in stage.module.convs.stack.parameters())
+    assert stage._astray(spectra, stage.held(spectra, True), apart) == 0  # the other's own
+    assert stage._astray(spectra, found, ~apart) == 0  # nothing is asked of users' voices
+    stage.optimizer.zero_grad()
     stage.run()
     assert all(torch.equal(w, before[name]) for name, w in stage.module.quantizer.state_dict().items())
     kept = ear_model.load_ear(tmp_path / "run")
