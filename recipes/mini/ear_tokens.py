@@ -67,10 +67,11 @@ class Coder:
 
     Args:
         mimi: the codec. convs: of its ear. error: what its encoder misses of them, see `front_error`.
+        voice: what codes the assistant's side, where that isn't `mimi`.
     """
 
-    def __init__(self, mimi: Any, convs: Convolutions, error: Tensor):
-        self.codec, self.convs, self.error = MimiCodec(mimi), convs, error
+    def __init__(self, mimi: Any, convs: Convolutions, error: Tensor, voice: Any = None):
+        self.codec, self.convs, self.error = MimiCodec(voice or mimi), convs, error
         self.transformer = mimi.encoder_transformer
         self.semantic = mimi.quantizer.semantic_residual_vector_quantizer
         self.silence = self._encode(np.zeros(FRAMES * FRAME_SAMPLES, np.float32))  # (FRAMES, K)
@@ -157,8 +158,10 @@ def make(args: argparse.Namespace) -> int:
     tokenizer, heard = TextTokenizer(args.vocabulary), HeardWords(args.heard)
     convs = Convolutions.load(args.ear, mimi)
     error = front_error(mimi, convs, SoundRows(args.sound, ("train", LISTEN), 8, 5))
-    coder = Coder(mimi, convs, error)
-    settings = token_settings(coder.codec, tokenizer, heard)
+    voice = MimiModel.from_pretrained(args.voice_codec).eval() if args.voice_codec else None
+    coder = Coder(mimi, convs, error, voice)
+    settings = token_settings(MimiCodec(mimi), tokenizer, heard)
+    made_with = [settings] + [coder.codec.fingerprint()] * bool(voice)
     library = ClipLibrary(args.clips)
 
     @functools.cache
@@ -211,7 +214,7 @@ def make(args: argparse.Namespace) -> int:
         records = []
         for number in tqdm(range(count), unit="shard", desc=part):
             path = folder / f"shard-{number:05d}.safetensors"
-            key = hashlib.sha256(json.dumps([settings, part, args.seed, number]).encode()).hexdigest()[:32]
+            key = hashlib.sha256(json.dumps([*made_with, part, args.seed, number]).encode()).hexdigest()[:32]
             if finished(path, key) is None:
                 write_shard(path, [one(number * size + i) for i in range(size)], key)
             record = finished(path, key)
@@ -234,6 +237,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)"
+    )
+    parser.add_argument(
+        "--voice-codec",
+        type=Path,
+        help="what codes the assistant's side, where an ear changed after the decoder (default: --codec)",
     )
     parser.add_argument(
         "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"

@@ -394,6 +394,7 @@ def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, m
 
 def test_lines_are_said_to_nobody(made, library, heard, tmp_path, monkeypatch):
     pytest.importorskip("hibari")
+    from aizuchi.models.mimi import MimiModel
     from recipes.mini import ear_tokens
 
     root, where = made
@@ -410,6 +411,21 @@ def test_lines_are_said_to_nobody(made, library, heard, tmp_path, monkeypatch):
     text = piece.text[piece.text > 3]
     quiet = piece.model[:, -1:]
     assert len(text) > 0.1 * lengths[0] and (piece.model != quiet).any(0).mean() > 0.6
+
+    # a codec whose acoustic entries stand the other way round codes the assistant's side, and that alone
+    other = MimiModel.from_pretrained(root / "codec")
+    for layer in other.quantizer.acoustic_residual_vector_quantizer.layers:
+        layer.codebook.embed_sum.copy_(layer.codebook.embed_sum.flip(0))
+        layer.codebook.cluster_usage.copy_(layer.codebook.cluster_usage.flip(0))
+    other.save_pretrained(tmp_path / "other")
+    command += ["--out", str(tmp_path / "turned"), "--voice-codec", str(tmp_path / "other")]
+    assert ear_tokens.main([*command, "--shards", "0", "--dialogues", "0", "--speaking", "1"]) == 0
+    turned = ShardSource(tmp_path / "turned/speak").read(0, 0, int(lengths[0]))
+    semantic, size = other.config.num_semantic_quantizers, other.config.codebook_size
+    np.testing.assert_array_equal(turned.user, piece.user)
+    np.testing.assert_array_equal(turned.model[:semantic], piece.model[:semantic])
+    # but for entries that so young a codec has twice
+    assert (turned.model[semantic:] == size - 1 - piece.model[semantic:]).mean() > 0.8
 
 
 def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
