@@ -7,41 +7,15 @@ import pytest
 import torch
 
 from aizuchi.errors import AizuchiError
-from aizuchi.train.tokens import ShardSource
 from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
-from recipes.mini.heard import OTHER, HeardWords, listening_text
+from recipes.mini.heard import OTHER, HeardWords
 from recipes.mini.package import _same_codes
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames, mel_power
 from recipes.mini.stage import StageConfig
-from recipes.mini.timing import RATE
-from tests.recipes.tones import FRAMES, VOICE, spoken
+from tests.recipes.tones import FRAMES, spoken, word_list
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def small(rows, library, heard, tmp_path_factory):
-    """A run of a few steps, and its folder."""
-    folder = tmp_path_factory.mktemp("ear")
-    valid = EarRows(library, [], heard, FRAMES, validation=True)
-    components = ear.fit_components(rows, 192, batches=2)
-    components.save(folder / "components.safetensors")
-
-    def stage(steps: int, out):
-        torch.manual_seed(3)
-        config = StageConfig(
-            str(out), steps, 2, seed=1, precision="fp32", eval_every=0, save_every=4, warmup=2
-        )
-        config.final = 1.0
-        made = ear_model.Ear(len(heard), reader_layers=1)
-        made.convs.normalize(log_frames(rows.batch(0, 4)["power"]))
-        return ear.EarStage(config, made, rows, valid, components, start=3)
-
-    run = stage(6, folder)
-    run.run()
-    run.module.convs.save_stem(folder)
-    return stage, folder, run
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(small, tmp_path):
@@ -83,7 +57,7 @@ def test_what_an_ear_makes_of_words_is_counted(small, rows, heard):
 
 def test_words_that_only_the_ear_knows_are_others(small, library, heard, tmp_path):
     _, folder, _ = small
-    known, fewer = ear_model.load_ear(folder), HeardWords(tmp_path_of(heard.words[:2], tmp_path))
+    known, fewer = ear_model.load_ear(folder), HeardWords(word_list(heard.words[:2], tmp_path))
     with torch.no_grad():
         known.words.bias[len(fewer)] += 99.0  # it tells this one word on each frame
     rows = EarRows(library, [], fewer, FRAMES, takes=1)
@@ -101,16 +75,10 @@ def test_words_of_an_ear_go_by_their_names(small, heard, tmp_path):
     (tmp_path / "alike.txt").write_text(f"{heard.words[3]} {heard.words[1]}\n{heard.words[0]}\n")
     told = mishearing.own_classes(known, heard, HeardWords(tmp_path / "alike.txt")).tolist()
     assert told == [0, OTHER, 3, 2, OTHER, 2, *[OTHER] * (len(heard) - 6)]
-    another = tmp_path_of(["another"], tmp_path)  # heard.txt
+    another = word_list(["another"], tmp_path)  # heard.txt
     (tmp_path / "none").mkdir()
     assert ear_model.words_of(tmp_path, tmp_path / "alike.txt").words == ["another"]
     assert ear_model.words_of(tmp_path / "none", another).words == ["another"]
-
-
-def tmp_path_of(words, folder):
-    path = folder / "heard.txt"
-    path.write_text("\n".join(words))
-    return path
 
 
 def test_lower_layers_learn_what_the_ear_makes_of_what_they_give(small, tmp_path):
@@ -233,36 +201,6 @@ def test_an_ear_with_more_layers_and_other_words_keeps_the_codes_of_another(rows
     assert len(kept.encoder_transformer.layers) == 8
 
 
-@pytest.fixture(scope="module")
-def made(small, tmp_path_factory):
-    """A codec of the small ear, and the sound that it was made on."""
-    _, folder, _ = small
-    root = tmp_path_factory.mktemp("codec")
-    generator = np.random.default_rng(0)
-    for part in ("train", "listen"):
-        (root / "sound" / part).mkdir(parents=True)
-        sound = (generator.standard_normal((2, RATE * 40)) * 3000 * generator.random(RATE * 40)).astype(
-            np.int16
-        )
-        np.save(root / "sound" / part / "00000.npy", sound)
-    (root / "front/model").mkdir(parents=True)
-    lower = ear_model.halves(front.make_codec(None).encoder)[0]
-    torch.save(lower.state_dict(), root / "front/model/weights.pt")
-    where = ["--ear", str(folder), "--sound", str(root / "sound")]
-    command = [
-        "assemble",
-        *where,
-        "--front",
-        str(root / "front"),
-        "--out",
-        str(root / "codec"),
-        "--batches",
-        "3",
-    ]
-    assert front.main(command) == 0
-    return root, where
-
-
 def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, capsys):
     from aizuchi.models.mimi import MimiModel
 
@@ -348,123 +286,3 @@ def test_a_codec_hears_with_the_ear(small, made):
     assert all(
         len(row.unique()) > 5 for row in codes[0, 2:5]
     )  # so little sound leaves nothing to the last ones
-
-
-def test_listening_is_coded_without_a_waveform(made, library, heard, tmp_path, monkeypatch):
-    from aizuchi.models.mimi import MimiModel
-    from recipes.mini import ear_tokens
-
-    root, where = made
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes((ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model").read_bytes())
-    (tmp_path / "heard.txt").write_text("\n".join(heard.words))
-    clips = next(iter(library.by_voice[VOICE].values()))[0].audio.parents[2]
-    monkeypatch.setattr(ear_tokens, "ROWS", 2)
-    command = [*where, "--clips", str(clips), "--codec", str(root / "codec"), "--vocabulary", str(tokenizer)]
-    command += [
-        "--heard",
-        str(tmp_path / "heard.txt"),
-        "--out",
-        str(tmp_path / "out"),
-        "--shards",
-        "2",
-        "--dialogues",
-        "0",
-        "--speaking",
-        "0",
-    ]
-    assert ear_tokens.main(command) == 0
-    source = ShardSource(tmp_path / "out/listen")
-    lengths = source.lengths()
-    assert list(lengths) == [ear.FRAMES] * 4
-    piece = source.read(0, 0, ear.FRAMES)
-    assert (piece.heard > 1).sum() > 5 and len(set(piece.user[0])) > 3
-    np.testing.assert_array_equal(piece.text, listening_text(piece.heard))
-    # six steps leave the second codebook few codes
-    assert len(set(piece.user[1])) > 1 and not piece.user[2:].any()
-    codec = MimiModel.from_pretrained(root / "codec").eval()
-    silence = codec.encode(torch.zeros(1, 1, 1920 * ear.FRAMES), return_dict=True).audio_codes[0].numpy()
-    assert np.mean(piece.model == silence) > 0.99  # it says nothing
-    before = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))]
-    assert ear_tokens.main(command) == 0  # all there
-    assert before == [
-        path.stat().st_mtime_ns for path in sorted((tmp_path / "out/listen").glob("*.safetensors"))
-    ]
-
-
-def test_lines_are_said_to_nobody(made, library, heard, tmp_path, monkeypatch):
-    pytest.importorskip("hibari")
-    from aizuchi.models.mimi import MimiModel
-    from recipes.mini import ear_tokens
-
-    root, where = made
-    tokenizer = ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model"
-    clips = next(iter(library.by_voice[VOICE].values()))[0].audio.parents[2]
-    monkeypatch.setattr(ear_tokens, "ROWS", 2)
-    command = [*where, "--clips", str(clips), "--codec", str(root / "codec"), "--vocabulary", str(tokenizer)]
-    command += ["--heard", str(tmp_path_of(heard.words, tmp_path)), "--out", str(tmp_path / "out")]
-    assert ear_tokens.main([*command, "--shards", "0", "--dialogues", "0", "--speaking", "1"]) == 0
-    source = ShardSource(tmp_path / "out/speak")
-    lengths = source.lengths()
-    piece = source.read(0, 0, int(lengths[0]))
-    assert list(lengths > 150) == [True] * 2 and (piece.heard == -1).all()  # no padding is a target
-    text = piece.text[piece.text > 3]
-    quiet = piece.model[:, -1:]
-    assert len(text) > 0.1 * lengths[0] and (piece.model != quiet).any(0).mean() > 0.6
-
-    # a codec whose acoustic entries stand the other way round codes the assistant's side, and that alone
-    other = MimiModel.from_pretrained(root / "codec")
-    for layer in other.quantizer.acoustic_residual_vector_quantizer.layers:
-        layer.codebook.embed_sum.copy_(layer.codebook.embed_sum.flip(0))
-        layer.codebook.cluster_usage.copy_(layer.codebook.cluster_usage.flip(0))
-    other.save_pretrained(tmp_path / "other")
-    command += ["--out", str(tmp_path / "turned"), "--voice-codec", str(tmp_path / "other")]
-    assert ear_tokens.main([*command, "--shards", "0", "--dialogues", "0", "--speaking", "1"]) == 0
-    turned = ShardSource(tmp_path / "turned/speak").read(0, 0, int(lengths[0]))
-    semantic, size = other.config.num_semantic_quantizers, other.config.codebook_size
-    np.testing.assert_array_equal(turned.user, piece.user)
-    np.testing.assert_array_equal(turned.model[:semantic], piece.model[:semantic])
-    # but for entries that so young a codec has twice
-    assert (turned.model[semantic:] == size - 1 - piece.model[semantic:]).mean() > 0.8
-
-
-def test_what_the_assistant_says_is_coded_as_it_sounds(made, monkeypatch):
-    """Codes that are put together of kept ones are those of the whole channel."""
-    pytest.importorskip("hibari")
-    from aizuchi.data.codec import encode
-    from aizuchi.models.mimi import MimiModel
-    from recipes.mini import ear_tokens
-
-    root, where = made
-    codec = MimiModel.from_pretrained(root / "codec").eval()
-    convs = ear_model.Convolutions.load(Path(where[1]), codec)
-    coder = ear_tokens.Coder(codec, convs, torch.zeros(192))
-    compared = []
-    model = ear_tokens.Coder.model
-
-    def both(self, wave, spans):
-        codes = model(self, wave, spans)
-        whole = encode(coder.codec, wave[None])[0].T
-        speaks = np.concatenate([np.arange(start, stop) for start, stop in spans])
-        same = (codes == whole)[speaks].mean(0)  # (K,)
-        compared.append((float(same[:3].mean()), len(speaks)))
-        return codes
-
-    monkeypatch.setattr(ear_tokens.Coder, "model", both)
-    monkeypatch.setattr(ear_tokens, "LATE", 0.5)
-    waits = 0
-    for number in range(2):
-        own, user, words, late, known = ear_tokens.coded_dialogue(number, 5, (None, []), coder)
-        assert own.shape == user.shape and known
-        waits += len(late)
-        for start, stop in late:  # between the user's last word and the answer
-            before = [w for w in words if w[1] < stop * 0.08 - 0.01]
-            after = min(w[1] for w in words if w[3] and w[1] >= stop * 0.08 - 0.01)
-            assert not before[-1][3] and before[-1][2] < start * 0.08 < after < (stop + 1) * 0.08 + 0.01
-        assert all(end <= len(own) * 0.08 + 0.1 for _, _, end, _ in words) and {w[3] for w in words} == {
-            True,
-            False,
-        }
-    # what came before the silence before it is forgotten; of so young a codec the last codes hang on a hair
-    assert all(share > 0.9 and count > 20 for share, count in compared), compared
-    assert waits

@@ -23,3 +23,10 @@ def spoken(text: str) -> Spoken:
     return Spoken(
         np.concatenate([edge, *(tone(word) for word, _, _ in words), edge]), words, (("a", 0.05, 0.2),)
     )
+
+
+def word_list(words, folder):
+    """A file of words, a line each."""
+    path = folder / "heard.txt"
+    path.write_text("\n".join(words))
+    return path
