@@ -10,7 +10,7 @@ from aizuchi.errors import AizuchiError
 from recipes.mini import ear, ear_model, front, mishearing
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import OTHER, HeardWords
-from recipes.mini.package import _same_codes
+from recipes.mini.package import ACOUSTIC_IN, _same_codes
 from recipes.mini.spectrum import BANDS, STEPS, Components, log_frames, mel_power
 from recipes.mini.stage import StageConfig
 from tests.recipes.tones import FRAMES, spoken, word_list
@@ -235,7 +235,7 @@ def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, c
     from aizuchi.models.mimi import MimiConfig, MimiModel
     from aizuchi.models.quantized import store_codec, widen_stored
 
-    root, _ = made
+    root, where = made
     torch.manual_seed(9)
     deeper = ear_model.Ear(
         len(small[2].module.words.bias), MimiConfig(**ear_model.CODEC | {"num_hidden_layers": 8})
@@ -244,7 +244,8 @@ def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, c
     folder = tmp_path / "ear/model"
     folder.mkdir(parents=True)
     torch.save(deeper.state_dict(), folder / "weights.pt")
-    command = ["hear", "--codec", str(root / "codec"), "--ear", str(tmp_path / "ear")]
+    command = ["hear", "--codec", str(root / "codec"), "--ear", str(tmp_path / "ear"), "--sound", where[3]]
+    command += ["--batches", "6"]
     assert front.main([*command, "--out", str(tmp_path / "codec")]) == 0
     old, new = MimiModel.from_pretrained(root / "codec"), MimiModel.from_pretrained(tmp_path / "codec")
     assert [len(c.encoder_transformer.layers) for c in (old, new)] == [6, 8]
@@ -254,7 +255,8 @@ def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, c
         assert (old.encode(wave).audio_codes == new.encode(wave).audio_codes).float().mean() > 0.7
     theirs = new.state_dict()
     for name, weight in old.state_dict().items():
-        assert name.startswith("encoder_transformer.") or torch.equal(weight, theirs[name]), name
+        own = name.startswith("encoder_transformer.") or name.endswith(ACOUSTIC_IN)
+        assert own or torch.equal(weight, theirs[name]), name
     _same_codes(old, new, False, new_ear=True)
     with pytest.raises(AizuchiError, match="encoder_transformer"):
         _same_codes(old, new, new_front=True)
@@ -266,6 +268,31 @@ def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, c
     torch.save(deeper.state_dict(), folder / "weights.pt")
     assert front.main([*command, "--out", str(tmp_path / "other")]) != 0
     assert "--keep-codes" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_the_way_into_acoustic_codes_follows_an_encoder_that_turns(made, monkeypatch):
+    """Latents that are turned give the same acoustic codes once the projection is fitted, and no others change."""
+    from aizuchi.models.mimi import MimiModel
+
+    old, new = (MimiModel.from_pretrained(made[0] / "codec").eval() for _ in range(2))
+    generator = torch.Generator().manual_seed(4)
+    turn = torch.linalg.qr(torch.randn(192, 192, generator=generator))[0]
+    waves = 0.05 * torch.randn(4, 8, 1, 1920 * 20, generator=generator)
+    levels = old.config.num_semantic_quantizers
+
+    def same():
+        made = new.quantizer.encode(new.encode_latent(waves[3]))
+        return float((made == old.encode(waves[3]).audio_codes)[:, levels:].float().mean())
+
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(new, "encode_latent", lambda wave: turn @ old.encode_latent(wave))
+        assert same() < 0.5
+        assert front.refit_acoustic(new, old, waves.__getitem__, 3) < 0.01
+        assert same() > 0.9
+    theirs = old.state_dict()
+    assert {n for n, w in new.state_dict().items() if not torch.equal(w, theirs[n])} == {
+        f"quantizer.{ACOUSTIC_IN}"
+    }
 
 
 def test_a_codec_hears_with_the_ear(small, made):
