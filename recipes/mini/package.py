@@ -103,12 +103,12 @@ def package_model(args: argparse.Namespace) -> int:
 
     model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
     drop_unheard(model)
-    count = sum(p.numel() for p in model.parameters())
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)
         _same_codes(model.audio_encoder, codec, args.new_front, args.new_ear)
         model.audio_encoder = codec
         model.config.audio_encoder_config = codec.config
+    count = sum(p.numel() for p in model.parameters())
     if args.quantize != "none":
         model = quantize_model(model, args.quantize)
     round_to_bfloat16(model)

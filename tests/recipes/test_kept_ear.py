@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes.mini import ear, ear_model
+from recipes.mini import ear, ear_model, package
 from recipes.mini.heard import HeardWords
 from recipes.mini.monologue import first_heard, rows_of
 from recipes.mini.spectrum import log_frames, mel_power
@@ -28,9 +28,15 @@ def test_the_kept_ear_hears_through_the_codec_that_ships():
         wanted = known.convs.below(log_frames(mel_power(wave[None])))
         made = lower(wave[None, None])
     assert float((made - wanted).square().mean()) < 0.2 * float(wanted.square().mean())
+    package.round_to_int8(known.encoder_transformer)  # as the codec has it
     own = known.convs.stack.state_dict() | known.encoder_transformer.state_dict()
     theirs = upper.state_dict() | codec.encoder_transformer.state_dict()
+    assert own.keys() == theirs.keys() and len(known.encoder_transformer.layers) == ear_model.ENCODER_LAYERS
     assert all(torch.equal(weight.bfloat16(), theirs[name].bfloat16()) for name, weight in own.items())
+    semantic = codec.quantizer.semantic_residual_vector_quantizer
+    assert torch.equal(known.semantic.input_proj.weight.bfloat16(), semantic.input_proj.weight.bfloat16())
+    for level, layer in zip(known.semantic.codebooks(), semantic.layers, strict=True):
+        assert torch.equal(level.embed, layer.codebook.embed)
     assert len(heard) == len(known.words.bias)
     names, shipped = HeardWords(kept / "heard.txt"), ROOT / "aizuchi/pretrained/mini/tokenizer_spm.model"
     first = first_heard(shipped)
@@ -39,7 +45,6 @@ def test_the_kept_ear_hears_through_the_codec_that_ships():
 
 def test_what_ships_has_been_rounded_and_has_the_recipe_s_sizes(tmp_path):
     from aizuchi.data.codec import load_codec
-    from recipes.mini import package
 
     shipped, out = ROOT / "aizuchi/pretrained/mini", tmp_path / "codec"
     assert package.main(["codec", "--codec", str(shipped), "--out", str(out)]) == 0
