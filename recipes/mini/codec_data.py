@@ -18,6 +18,7 @@ from aizuchi.errors import AizuchiError
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import fresh_script
 from recipes.mini.grid import FRAME
+from recipes.mini.heard import plain
 from recipes.mini.labels import frame_labels
 from recipes.mini.lines import read_lines
 from recipes.mini.mix import on_grid, speak_assistant
@@ -29,6 +30,9 @@ from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
 SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
+OFTEN = (
+    5  # lines that have a word, from which on it is one of the assistant's own and not one that it repeats
+)
 UNKNOWN = -1
 
 
@@ -39,6 +43,7 @@ def waves(
     assistant: float = 0.5,
     spoken: str | None = None,
     decoded: float = 1.0,
+    by_word: float = 0.0,
 ) -> Waves:
     """The source of training rows.
 
@@ -47,9 +52,10 @@ def waves(
         lines: different sentences in the assistant's voice, see `_lines`. assistant: share of rows in which it speaks.
         spoken: a folder of `recipes.mini.lines`, whose sentences are then the lines; None speaks them as they come.
         decoded: share of the others' rows that are decoded too. What is never decoded, the codec only hears.
+        by_word: share of the assistant's rows that begin with one of its words, all of them equally often.
     """
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded)
+    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded, by_word)
 
 
 def validation_waves(
@@ -59,10 +65,13 @@ def validation_waves(
     assistant: float = 0.5,
     spoken: str | None = None,
     decoded: float = 1.0,
+    by_word: float = 0.0,
 ) -> Waves:
     """The same of clips, recordings and lines that `waves` leaves out (one in fifty)."""
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken, decoded)
+    return Waves(
+        ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken, decoded, by_word
+    )
 
 
 def all_lines(lines: int = 6000) -> list[str]:
@@ -87,8 +96,9 @@ class Waves:
         assistant: float = 0.5,
         spoken: str | None = None,
         decoded: float = 1.0,
+        by_word: float = 0.0,
     ) -> None:
-        self.decoded = decoded
+        self.decoded, self.by_word = decoded, by_word
         self.spoken = None if spoken is None else read_lines(Path(spoken))
         known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
         self.lines = [text for text in known if kept_apart(text) is validation]
@@ -96,6 +106,12 @@ class Waves:
             raise AizuchiError(
                 f"{spoken} holds no lines for the {'validation' if validation else 'training'}"
             )
+        self.holding: dict[str, list[str]] = {}  # lines with each of its words
+        for text in self.lines if by_word else ():
+            for word in {plain(word) for word in text.split()} - {""}:
+                self.holding.setdefault(word, []).append(text)
+        often = {word: held for word, held in self.holding.items() if len(held) >= OFTEN}
+        self.holding = often or self.holding
         self.files = [f for f in files if kept_apart(f.name) is validation]
         self.clips: dict[str, list[Clip]] = {}
         for voice in library.voices:
@@ -120,6 +136,8 @@ class Waves:
         at = 0.0  # seconds
         speaker = self._speaker(kind, rng)
         first = True
+        if kind == "assistant" and rng.random() < self.by_word:
+            wave, phones, at, first = *self._from_a_word(samples, rng), False
         while at * RATE < samples:
             clip, known = speaker()
             skip = rng.uniform(0, clip.duration * 0.8) if first and rng.random() < 0.75 else 0.0
@@ -139,6 +157,17 @@ class Waves:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
         whole = kind == "assistant" or rng.random() < self.decoded
         return np.clip(wave, -1, 1).astype(np.float32), labels, whole
+
+    def _from_a_word(self, samples: int, rng: random.Random) -> tuple[np.ndarray, list[Span], float]:
+        """A row that begins up to half a second before a word: its wave, its phones, and when it ends."""
+        word = rng.choice(list(self.holding))
+        clip = self._line(rng.choice(self.holding[word]))
+        start = rng.choice([start for text, start, _ in clip.words if plain(text) == word])
+        skip = on_grid(max(0.0, start - rng.uniform(0.1, 0.5)), math.floor)  # s
+        part = clip.audio[round(skip * RATE) :][:samples]
+        wave = np.zeros(samples, np.float32)
+        wave[: len(part)] = part
+        return wave, list(shift(clip.phones, -skip)), len(part) / RATE + rng.uniform(0.05, 0.5)
 
     def _line(self, text: str) -> Spoken:
         return speak_assistant(text) if self.spoken is None else self.spoken[text].read()

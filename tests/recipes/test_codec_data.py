@@ -7,7 +7,10 @@ pytest.importorskip("hibari")
 
 from recipes.mini.clips import Shard, make_shard
 from recipes.mini.codec_data import Waves, validation_waves, waves
+from recipes.mini.heard import plain
 from recipes.mini.labels import CLASSES
+from recipes.mini.mix import speak_assistant
+from recipes.mini.timing import RATE
 from recipes.mini.voices import ASSISTANT
 
 
@@ -59,3 +62,33 @@ def test_others_may_be_heard_only(clips):
         return [draw(source, position)[2] for position in range(12)]
 
     assert all(kinds(1.0, 0.0)) and not any(kinds(0.0, 0.0)) and all(kinds(0.0, 1.0))
+
+
+def test_every_word_comes_as_often(clips):
+    """Rows drawn by the word hold it whole, wherever it is in its line; the others are what they were."""
+    source, plainly = (waves(str(clips), lines=60, by_word=share) for share in (1.0, 0.0))
+    source.shares = plainly.shares = {"assistant": 1}
+    source.holding = {word: source.holding[word] for word in list(source.holding)[:3]}
+    spans = {}
+    for word, lines in source.holding.items():
+        for line in lines:
+            clip = speak_assistant(line)
+            spans[line] = [
+                clip.audio[round(a * RATE) : round(b * RATE)] for w, a, b in clip.words if plain(w) == word
+            ]
+    found = set()
+    for position in range(12):
+        wave = draw(source, position, 25 * 1920)[0]
+        for word, lines in source.holding.items():
+            for line in lines:
+                if any(len(s) > 1000 and holds(wave, s[:1000]) for s in spans[line]):
+                    found.add(word)
+        assert any(holds(wave, s[:1000]) for line in spans for s in spans[line])
+    assert len(found) > 1 and not plainly.holding
+
+
+def holds(wave, part):
+    """Whether the wave has the part somewhere, sample by sample."""
+    energy = np.convolve(wave**2, np.ones(len(part)), "valid")
+    at = int(np.argmin(energy - 2 * np.correlate(wave, part, "valid")))
+    return bool(np.allclose(wave[at : at + len(part)], part, atol=1e-6))
