@@ -72,11 +72,10 @@ def test_it_answers_a_greeting_and_waits_for_its_end(loaded):
     assert words and all(word.start > end - 1 for word in words)
     loudness = result.waveform[0].unfold(0, 1920, 1920).square().mean(1).sqrt()
     spoken = loudness > 0.02
-    said = torch.zeros_like(spoken)
-    for word in words:
-        at = int(word.start * 12.5) + 1  # the voice is a frame behind the text
-        said[at : at + 3] = True
-    assert spoken[said].float().mean() > 0.6  # sound where there are words
+    for word in words:  # sound where each is written; short ones are written up to a frame late
+        at = round(word.start * 12.5)
+        assert spoken[at - 1 : at + 4].any(), word
+    assert spoken.sum() > len(words)
     assert spoken[: int((end - 1) * 12.5)].float().mean() < 0.05  # and none while the user speaks
 
 
