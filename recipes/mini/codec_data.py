@@ -30,9 +30,7 @@ from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
 SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
-OFTEN = (
-    5  # lines that have a word, from which on it is one of the assistant's own and not one that it repeats
-)
+OFTEN = 5  # lines with a word, from which on it is one of the assistant's own, not one that it repeats
 UNKNOWN = -1
 
 
