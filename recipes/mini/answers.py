@@ -97,8 +97,8 @@ def reply(said: Utterance, rng: random.Random, previous: str | None = None) -> s
 
 
 def stock_lines() -> tuple[str, ...]:
-    """Lines that are said as they stand."""
-    talk = [line for lines in _SMALL_TALK.values() for line in lines]
+    """Lines that are said as they stand. Not those that tell the name: word by word it is heard better."""
+    talk = [line for kind, lines in _SMALL_TALK.items() if kind != "name" for line in lines]
     jokes = [line for joke in facts.JOKES for line in joke]
     return (*talk, *jokes, *STILL_THERE, *BACKCHANNEL, *NOTHING_TO_REPEAT)
 

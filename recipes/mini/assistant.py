@@ -31,6 +31,14 @@ BEFORE, AFTER = 2, 4  # spectra that are kept around a word
 CROSS = 1  # spectra on either side of a join in which one word goes over into the next
 SILENT = -11.0  # log magnitude where nothing is said
 PAUSE = 2  # frames, at a comma
+# Words that were heard as others when they had been coded, and what is said in their place: phonemes and pace. "howl"
+# was taken for how, "woof" for what, "buzz" for but and "baa" for bar.
+CLEARER = {
+    "hˈWl": ("hˈWᵊl", 1.0),
+    "wˈʊf": ("wˈuf", 1.0),
+    "bˈʌz": ("bˈʌz", 0.85),
+    "bˈɑ": ("bˈɑ", 1.2),
+}
 
 
 class Piece(NamedTuple):
@@ -105,7 +113,8 @@ class AssistantVoice(HibariVoice):
         words = sentence.split()
         if sentence in self.fluent or len(words) != len(groups):
             return super()._sentence(sentence, speed)
-        pieces = [self.piece(sounds, speed) for sounds, _ in groups]
+        said = [CLEARER.get(sounds, (sounds, 1.0)) for sounds, _ in groups]
+        pieces = [self.piece(sounds, speed * pace) for sounds, pace in said]
         starts, at = [], 1  # in frames, the first of which is silent
         for piece, (_, pause) in zip(pieces, groups):
             starts.append(at)

@@ -275,7 +275,7 @@ def disturbed(power: np.ndarray, rng: random.Random, generator: np.random.Genera
         top = rng.uniform(0.6, 0.95)
         power *= (10 ** (-np.maximum(bands - top, 0) * rng.uniform(20, 40))).astype(np.float32)
     gain = rng.uniform(-18, 9) if rng.random() < 0.6 else 0.0
-    if rng.random() < 0.6:  # noise of any colour, some of it swelling
+    if rng.random() < 0.75:  # noise of any colour, some of it swelling
         db = USER_LEVEL - rng.uniform(6, 32) - rng.uniform(0, 30) * bands
         noise = generator.gamma(3.0, 1 / 3.0, power.shape) * 10 ** (db / 10) / 2
         if rng.random() < 0.3:

@@ -55,6 +55,24 @@ def test_at_a_comma_it_pauses():
     assert np.abs(pause).max() < 1e-4 * np.abs(clip.audio).max()
 
 
+def test_words_that_were_heard_as_others_are_said_more_clearly():
+    voice = AssistantVoice()
+    asked = []
+    make = voice.piece
+    voice.piece = lambda sounds, speed: asked.append((sounds, speed)) or make(sounds, speed)
+    clip = voice.speak("It says howl, buzz.", 1.1)
+    assert [word for word, _, _ in clip.words] == ["It", "says", "howl,", "buzz."]
+    assert asked[1][1] == 1.1  # any other word is said as it was asked for
+    assert asked[2] == ("hˈWᵊl", 1.1) and asked[3] == ("bˈʌz", pytest.approx(1.1 * 0.85))
+    check_times(clip)
+
+
+def test_a_name_is_said_word_by_word():
+    voice = AssistantVoice(stock_lines())
+    voice.speak("I'm Mini.")
+    assert voice.piece.cache_info().currsize == 2
+
+
 def test_stock_lines_are_spoken_in_one_piece():
     voice = AssistantVoice(stock_lines())
     for line in ("I'm fine, thank you.", "Bye! It was nice talking to you.", "Because seven ate nine."):
