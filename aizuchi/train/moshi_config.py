@@ -22,17 +22,20 @@ class DelayConfig:
     """Frames (80 ms) by which the streams lag.
 
     text: the text behind the audio (recognition: 6 to 30). audio: the model's voice behind the text (synthesis:
-    the paper's 25, 2 s). acoustic: every stream's later codebooks behind its first one.
+    the paper's 25, 2 s). acoustic: every stream's later codebooks behind its first one. user_acoustic: the same of the
+    user's stream, which is there as a whole when its frame is; None = acoustic (the paper's).
     """
 
     text: int = 0
     audio: int = 0
     acoustic: int = 1
+    user_acoustic: int | None = None
 
     def as_list(self, model: int, user: int, codebooks: int) -> list[int]:
         """Delays of text, of ``model`` and of ``user`` input codebooks, for `MoshiConfig.delays`."""
-        pattern = [0] + [self.acoustic] * (codebooks - 1)
-        return [self.text, *(self.audio + d for d in pattern[:model]), *pattern[:user]]
+        later = self.acoustic if self.user_acoustic is None else self.user_acoustic
+        own, heard = ([0] + [delay] * (codebooks - 1) for delay in (self.acoustic, later))
+        return [self.text, *(self.audio + d for d in own[:model]), *heard[:user]]
 
 
 @dataclass

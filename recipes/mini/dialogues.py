@@ -23,7 +23,7 @@ from recipes.mini.utterances import Utterance, draw, draw_kind, draw_story
 from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 
 # Seconds. The model's side is what it learns: keep these tight.
-REPLY_GAP = (0.22, 0.45)
+REPLY_GAP = (0.3, 0.44)
 LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
 # A stop comes a moment after the interruption's start, or a frame later, or another one: at each frame rather than not,
@@ -247,7 +247,7 @@ class _Writer:
 # Scenes and how often each comes.
 _SCENES: tuple[tuple[Callable[[_Writer], None], float], ...] = (
     (_Writer.exchange, 62),
-    (_Writer.interruption, 19),
+    (_Writer.interruption, 32),
     (_Writer.long_turn, 7),
     (_Writer.listener, 4),
     (_Writer.silence, 5),

@@ -18,7 +18,7 @@ from aizuchi.data.frames import PAD, frame_at
 OTHER = 1
 _FIRST = 2  # class of the first word of the list
 BEFORE = 6  # frames before a word's end in which he who says it is not through
-DELAY = 2  # frames after it that it is written, as `heard_text.delay` of configs/moshi.yaml
+DELAY = 3  # frames after it that it is written, as `heard_text.delay` of configs/moshi.yaml
 HOMOPHONES = Path(__file__).parent / "homophones.txt"
 UNKNOWN = -1  # text that is no target, and is not seen either
 

@@ -11,6 +11,7 @@ FAMILIES = {
     "moshiko": {},
     "hibiki": dict(delays=[0, 0, 2, 2, 2, 0, 2, 2, 2]),
     "three codebooks": dict(num_codebooks=3),
+    "the user at once": dict(delays=[0, 0, 1, 1, 1, 0, 0, 0, 0]),
     "personaplex": dict(num_generated_codebooks=8),
 }
 

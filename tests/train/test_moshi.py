@@ -286,6 +286,16 @@ def test_a_stage_has_delays_of_its_own(tmp_path):
     assert model.config.delays == [0, 0, 1, 1, 1, 0, 1, 1, 1]
 
 
+def test_the_users_codes_may_be_there_at_once(tmp_path):
+    """Every codebook of a frame of the user's stands in one column, the model's later ones a column further on."""
+    trainer = trainer_of(config_of(tmp_path, delays=dict(acoustic=1, user_acoustic=0), steps=1))
+    assert trainer.plain.config.delays == [0, 0, 1, 1, 1, 0, 0, 0, 0]
+    row = trainer.batches[0][0]
+    x = trainer.inputs(row)
+    assert torch.equal(x["user_audio_codes"][0, :, 1:6], row.user[0, :, :5])
+    assert torch.equal(x["moshi_audio_codes"][0, 1, 2:7], row.model[0, 1, :5])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["copies", "shards", "copies with text", "shards with text"])
 def test_two_processes_equal_one(tmp_path, kind):
