@@ -133,8 +133,8 @@ def test_one_who_only_listens_is_silent_while_a_word_is_said():
     heard = np.zeros(40, np.int32)
     heard[[10, 14, 30]] = 5
     text = listening_text(heard)
-    assert (text[4:17] == PAD).all() and (text[24:33] == PAD).all()
-    assert (text[:4] == -1).all() and (text[17:24] == -1).all() and (text[33:] == -1).all()
+    assert (text[4:18] == PAD).all() and (text[24:34] == PAD).all()  # to where the word is written
+    assert (text[:4] == -1).all() and (text[18:24] == -1).all() and (text[34:] == -1).all()
     assert (listening_text(np.full(9, -1)) == -1).all()
 
 
