@@ -81,6 +81,23 @@ _SMALL_TALK: dict[str, tuple[str, ...]] = {
     "stop": ("Okay.", "Okay, I'll stop.", "All right.", "Sure, I'll stop."),
     "other": FALLBACKS,
 }
+# In one piece and coded, a word of these was heard as another ("fine" as signed, "model" as mile); not so word by word.
+_IN_WORDS = (
+    "Bye! It was nice talking to you.",
+    "I'm a small speech model.",
+    "I'm a computer program. I listen and talk.",
+    "I'm not a person. I'm a small speech model.",
+    "I'm a tiny talking computer program.",
+    "I'm fine, thank you.",
+    "I'm good, thanks.",
+    "No problem.",
+    "Oh, thank you.",
+    "Thanks, that's nice of you.",
+    "I'm here.",
+    "Yes, I hear you well.",
+    "Sorry, I can't talk louder. Try turning up your volume.",
+    *_SMALL_TALK["name"],
+)
 NOTHING_TO_REPEAT = ("I said nothing yet.", "I haven't said anything yet.")
 
 
@@ -97,8 +114,8 @@ def reply(said: Utterance, rng: random.Random, previous: str | None = None) -> s
 
 
 def stock_lines() -> tuple[str, ...]:
-    """Lines that are said as they stand. Not those that tell the name: word by word it is heard better."""
-    talk = [line for kind, lines in _SMALL_TALK.items() if kind != "name" for line in lines]
+    """Lines that are said as they stand, but for those that are heard better word by word."""
+    talk = [line for lines in _SMALL_TALK.values() for line in lines if line not in _IN_WORDS]
     jokes = [line for joke in facts.JOKES for line in joke]
     return (*talk, *jokes, *STILL_THERE, *BACKCHANNEL, *NOTHING_TO_REPEAT)
 

@@ -67,15 +67,17 @@ def test_words_that_were_heard_as_others_are_said_more_clearly():
     check_times(clip)
 
 
-def test_a_name_is_said_word_by_word():
+def test_lines_that_are_unclear_in_one_piece_are_said_word_by_word():
     voice = AssistantVoice(stock_lines())
     voice.speak("I'm Mini.")
     assert voice.piece.cache_info().currsize == 2
+    voice.speak("I'm fine, thank you.")
+    assert voice.piece.cache_info().currsize == 5
 
 
 def test_stock_lines_are_spoken_in_one_piece():
     voice = AssistantVoice(stock_lines())
-    for line in ("I'm fine, thank you.", "Bye! It was nice talking to you.", "Because seven ate nine."):
+    for line in ("I'm doing great, thanks!", "Goodbye! Have a nice day.", "Because seven ate nine."):
         voice.speak(line)
     assert voice.piece.cache_info().currsize == 0
     voice.speak("Okay. One, two.")
