@@ -23,6 +23,7 @@ from recipes.mini.codec_data import kept_apart
 from recipes.mini.heard import OTHER, HeardWords, plain
 from recipes.mini.labels import FRAME_RATE, frame_shares
 from recipes.mini.listening import held_out_runs
+from recipes.mini.noise import draw_noise
 from recipes.mini.spectrum import BANDS, HOP, STEPS, band_centres, mel_power
 from recipes.mini.splices import LENGTHS
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, resample
@@ -31,6 +32,7 @@ from recipes.mini.voices import ASSISTANT, HIBARI_FACTORS, OTHER_FACTORS, check_
 PACE = RATE / HOP  # spectra a second
 TEMPOS = (0.8, 1.25)  # of rows: speed of speech at the same pitch
 WARPS = (0.87, 1.15)  # of rows: a shorter or longer throat
+NOISE = (3.0, 30.0)  # dB by which it is below users
 WARPED = 0.6  # share of rows that have one
 SHARES = {"spliced": 55, "whole": 35, "assistant": 10}
 # Of rows, by the engine that speaks in them: where an engine has few voices these are heard more often.
@@ -275,14 +277,13 @@ def disturbed(power: np.ndarray, rng: random.Random, generator: np.random.Genera
         top = rng.uniform(0.6, 0.95)
         power *= (10 ** (-np.maximum(bands - top, 0) * rng.uniform(20, 40))).astype(np.float32)
     gain = rng.uniform(-18, 9) if rng.random() < 0.6 else 0.0
-    if rng.random() < 0.75:  # noise of any colour, some of it swelling
-        db = USER_LEVEL - rng.uniform(6, 32) - rng.uniform(0, 30) * bands
-        noise = generator.gamma(3.0, 1 / 3.0, power.shape) * 10 ** (db / 10) / 2
+    if rng.random() < 0.75:  # some of it swelling
+        noise = draw_noise(len(power), USER_LEVEL - rng.uniform(*NOISE), rng)
         if rng.random() < 0.3:
             knots = np.arange(0, len(power) + 200, 200)  # 2 s apart
             swell = np.interp(np.arange(len(power)), knots, generator.normal(0, 4, len(knots)))
-            noise *= 10 ** (swell[:, None] / 10)
-        power = power + noise.astype(np.float32)
+            noise *= (10 ** (swell[:, None] / 10)).astype(np.float32)
+        power = power + noise
     return np.minimum(power * np.float32(10 ** (gain / 10)), 30.0)
 
 
