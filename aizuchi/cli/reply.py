@@ -2,7 +2,7 @@
 
   aizuchi reply question.wav -o reply.wav
   aizuchi reply call.mp3 -o voice.flac --stereo both.flac --srt words.srt --model ./moshiko
-  aizuchi reply call.wav --channel right --greedy --json words.json
+  aizuchi reply call.wav --channel right --greedy --json words.json --plot reply.png
 
 The reply is as long as the input and aligned with it, the model's silences included. Any sound file will do, at
 any sample rate. Without --model, the model that comes with the package is used.
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stereo", metavar="FILE", help="both voices in one file: left the model, right the user"
     )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="both voices, what the model said and wrote down, as a .png, .svg or .pdf",
+    )
     add_transcript(parser, "transcript of the model", "plain text; it is also printed unless --quiet")
     add_model(parser, "folder or hub name, in transformers' layout or Kyutai's; 'random' babbles")
     heard = parser.add_argument_group("input")
@@ -58,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_folders(args.output, args.stereo, args.json, args.srt, args.text)
+    check_folders(args.output, args.stereo, args.plot, args.json, args.srt, args.text)
+    if args.plot:
+        from aizuchi.data.plot import check_picture
+
+        check_picture(args.plot)
     if not 0 <= args.tail <= 3600:
         raise AizuchiError(f"--tail must lie between 0 and 3600 seconds, not {args.tail}")
     import torch
@@ -100,9 +109,10 @@ def run(args: argparse.Namespace) -> int:
             on_step=lambda _: bar.update(min(1 / frame_rate, bar.total - bar.n)),
         )
     words = _words(result.text, tokenizer, model.config, frame_rate)
-    _write(args, result, user, words, rate)
+    heard = _heard(result.text, tokenizer, frame_rate)
+    _write(args, result, user, words, heard, rate)
     if not args.quiet:
-        _summarise(args, result, words, _heard(result.text, tokenizer))
+        _summarise(args, result, words, " ".join(word for word, _ in heard))
     return 0
 
 
@@ -149,18 +159,25 @@ def _words(text: Any, tokenizer: Any, config: Any, frame_rate: float) -> list[An
     )
 
 
-def _heard(text: Any, tokenizer: Any) -> str:
-    """What a model wrote down of the user's words; empty for one that does not."""
+def _heard(text: Any, tokenizer: Any, frame_rate: float) -> list[tuple[str, float]]:
+    """What a model wrote down of the user's words, and when in seconds; nothing for one that does not."""
     from aizuchi.data.tokenizer import TextTokenizer
 
     if tokenizer is None:
-        return ""
+        return []
     words = TextTokenizer(tokenizer)
-    found = (words.heard_word(token) for token in text.tolist() if token >= 0)
-    return " ".join("..." if word == "?" else word for word in found if word)
+    found = ((words.heard_word(token), i) for i, token in enumerate(text.tolist()) if token >= 0)
+    return [("..." if word == "?" else word, i / frame_rate) for word, i in found if word]
 
 
-def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], rate: int) -> None:
+def _write(
+    args: argparse.Namespace,
+    result: Any,
+    user: Any,
+    words: list[Any],
+    heard: list[tuple[str, float]],
+    rate: int,
+) -> None:
     import torch
 
     from aizuchi.audio import write_audio
@@ -169,6 +186,10 @@ def _write(args: argparse.Namespace, result: Any, user: Any, words: list[Any], r
         write_audio(args.output, result.waveform.numpy(), rate)
     if args.stereo:
         write_audio(args.stereo, torch.cat([result.waveform[:1], user[:1]]).numpy(), rate)
+    if args.plot:
+        from aizuchi.data.plot import plot_reply
+
+        plot_reply(args.plot, user[0].numpy(), result.waveform[0].numpy(), rate, words, heard)
     write_transcript(args, words)
 
 
@@ -188,4 +209,4 @@ def _summarise(args: argparse.Namespace, result: Any, words: list[Any], heard: s
     print(
         f"{factor}; a frame took {steps.median():.1f} ms (median), {slowest:.1f} ms (p99).", file=sys.stderr
     )
-    say_written(args.output, args.stereo, args.json, args.srt, args.text)
+    say_written(args.output, args.stereo, args.plot, args.json, args.srt, args.text)

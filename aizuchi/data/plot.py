@@ -1,8 +1,9 @@
-"""A picture of a dialogue: both waveforms, the words on them, and the text tokens on their frames."""
+"""Pictures of a dialogue and of a reply: both waveforms, the words on them, and the text tokens on their frames."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from aizuchi.data.frames import frame_count as count_frames
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.errors import AizuchiError, require
 from aizuchi.files import atomic_path
+from aizuchi.transcript import Word
 
 _MODEL, _USER, _EPAD = "#1f5fa8", "#c2571a", "#9a9a9a"
 
@@ -45,16 +47,10 @@ def plot_dialogue(
     length = min(seconds or dialogue.duration, dialogue.duration - start)
     if not length > 0:
         raise AizuchiError(f"seconds is {seconds}; it must be above 0")
-    require("matplotlib", extra="data")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
-
+    check_picture(path)
     segment = Segment(dialogue, start, length)
     waves, words = segment.waves(mono), segment.words()
-    strips = 2 if tokenizer is None else 3
-    figure = Figure(figsize=(max(8.0, min(60.0, 1.6 * length)), 1.7 * strips + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(strips, 1, sharex=True, height_ratios=[3, 3, 1.4][:strips])
+    figure, axes = _figure(2 if tokenizer is None else 3, length)
     figure.suptitle(f"{dialogue.audio.name}   {start:.2f} to {start + length:.2f} s", fontsize=10)
 
     for row, (name, color) in enumerate((("model", _MODEL), ("user", _USER))):
@@ -63,20 +59,78 @@ def plot_dialogue(
     if tokenizer is not None:
         _draw_tokens(axes[2], words, length, start, tokenizer)
     axes[-1].set_xlim(start, start + length)
+    _save(figure, path)
+
+
+def plot_reply(
+    path: str | os.PathLike[str],
+    user: np.ndarray,
+    model: np.ndarray,
+    rate: int,
+    words: Sequence[Word] = (),
+    heard: Sequence[tuple[str, float]] = (),
+) -> None:
+    """Draw a recording and what a model answered to it, one above the other, atomically.
+
+    Args:
+        path: the picture; its suffix sets the format (.png, .svg, .pdf).
+        user: (samples,). model: (samples,).
+        rate: samples a second.
+        words: of the model.
+        heard: words of the user that the model wrote down, and the seconds at which it did: drawn over the user.
+
+    Raises:
+        AizuchiError: an unknown format, or matplotlib is missing.
+    """
+    check_picture(path)
+    length = max(len(user), len(model)) / rate
+    figure, axes = _figure(2, length)
+    _draw_side(axes[0], user, [], 0.0, "user", _USER, rate)
+    _draw_side(axes[1], model, list(words), 0.0, "model", _MODEL, rate)
+    top = axes[0].get_ylim()[1] / 2
+    for i, (word, seconds) in enumerate(heard):
+        axes[0].text(seconds, (1.2 + 0.4 * (i % 2)) * top, f"[{word}]", fontsize=7, color="#606060", ha="left",
+                     va="bottom", clip_on=True, parse_math=False)  # fmt: skip
+    axes[-1].set_xlim(0, length)
+    _save(figure, path)
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Raise AizuchiError if matplotlib is missing or does not write such files."""
+    require("matplotlib", extra="data")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if suffix not in known:
+        raise AizuchiError(f"can't draw {path}: its name must end in one of {', '.join(sorted(known))}")
+
+
+def _figure(strips: int, length: float) -> tuple[Any, Any]:
+    """A figure of so many seconds, and its strips from above."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+
+    figure = Figure(figsize=(max(8.0, min(60.0, 1.6 * length)), 1.7 * strips + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(strips, 1, sharex=True, height_ratios=[3, 3, 1.4][:strips])
     axes[-1].set_xlabel("seconds")
+    return figure, axes
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
     with atomic_path(path) as temporary:
-        try:
-            figure.savefig(temporary, dpi=110)
-        except ValueError as error:
-            raise AizuchiError(f"can't draw {path}: {error}") from error
+        figure.savefig(temporary, dpi=110)
 
 
-def _draw_side(axis: Any, wave: np.ndarray, words: list, start: float, name: str, color: str) -> None:
+def _draw_side(
+    axis: Any, wave: np.ndarray, words: list, start: float, name: str, color: str, rate: int = SAMPLE_RATE
+) -> None:
     """One channel: the envelope of its waveform, and a bar with its text for every word."""
     # Minimum and maximum of short blocks: the picture of all samples at a fraction of the points.
     block = max(1, len(wave) // 6000)
     blocks = wave[: len(wave) // block * block].reshape(-1, block)
-    times = start + (np.arange(len(blocks)) + 0.5) * block / SAMPLE_RATE
+    times = start + (np.arange(len(blocks)) + 0.5) * block / rate
     axis.fill_between(times, blocks.min(axis=1), blocks.max(axis=1), color=color, linewidth=0.4)
     top = max(0.05, float(np.abs(wave).max(initial=0.0)))
     axis.set_ylim(-1.1 * top, 2.0 * top)

@@ -62,8 +62,10 @@ def test_the_reply_is_aligned_and_everything_asked_for_is_written(layouts, quest
         json=paths["json"],
         srt=paths["srt"],
         text=paths["txt"],
+        plot=tmp_path / "out.svg",
     )
     assert code == 0
+    assert "<svg" in (tmp_path / "out.svg").read_text()
     voice, rate = soundfile.read(paths["flac"])
     both, _ = soundfile.read(tmp_path / "both.wav")
     assert rate == 24000 and voice.shape == (48000,) and both.shape == (48000, 2)
@@ -129,6 +131,8 @@ def test_without_a_trained_model_it_says_that_it_babbles(question, tmp_path, cap
         (["{tmp}/nan.wav"], "finite|NaN"),
         (["{question}", "-o", "{tmp}/nowhere/x.wav"], "no folder"),
         (["{question}", "-o", "{tmp}/x.xyz"], "format"),
+        (["{question}", "--plot", "{tmp}/x.xyz"], "must end in one of .*png"),
+        (["{question}", "--plot", "{tmp}/nowhere/x.png"], "no folder"),
         (["{question}", "--model", "{tmp}"], "{tmp}"),
         (["{question}", "--channel", "right"], "1 channel"),
         (["{question}", "--temperature", "-1"], "temperature"),
