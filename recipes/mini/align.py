@@ -19,13 +19,12 @@ from tqdm import tqdm
 from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.files import write_text
 from recipes.mini.clips import Clip, ClipLibrary
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear, words_of
 from recipes.mini.heard import HeardWords, plain
 from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.timing import RATE, USER_LEVEL, Spoken, level, spread
 
-RUNS = Path("runs/mini")
 SHIFTS = 4  # places of a clip on the frames, whose times are averaged
 LEAD = 10  # frames of silence before it
 
@@ -146,12 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m recipes.mini.align",
         description="Put words where an ear hears them, in clips whose engine does not tell (resumable).",
     )
-    parser.add_argument(
-        "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
-    )
-    parser.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
+    add_inputs(parser, "ear", "clips")
     parser.add_argument(
         "--heard", type=Path, default=RUNS / "heard.txt",
         help="the ear's words, where its folder has no list (default %(default)s)",

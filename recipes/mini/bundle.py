@@ -16,9 +16,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from recipes.mini.bundle_parts import BundleError
-from recipes.mini.command import run_command
-
-RUNS = Path("runs/mini")
+from recipes.mini.command import RUNS, run_command
 
 
 def pack_tokens(args: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.codec_data import all_lines
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear_model import (
     CODEC,
     ENCODER_LAYERS,
@@ -42,7 +42,6 @@ from recipes.mini.spectrum import Components, log_frames
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.timing import Spoken
 
-RUNS = Path("runs/mini")
 FRAMES = 256  # of a row, 20.5 s
 ROUGH = 0.25  # noise on each component of spectra in training: about what lies below the convolutions misses
 KEEP = (3.0, 1.0)  # weight of the spectrum that latents still tell: of the assistant, of users
@@ -239,12 +238,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Teach the codec's encoder and semantic codebooks to tell words.",
     )
     parser.add_argument("--out", type=Path, default=RUNS / "ear", help="folder (default %(default)s)")
-    parser.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
-    parser.add_argument(
-        "--heard", type=Path, default=RUNS / "heard.txt", help="words to tell (default %(default)s)"
-    )
+    add_inputs(parser, "clips", "heard")
     parser.add_argument(
         "--lines", type=int, default=1500, help="lines of the assistant (default %(default)s)"
     )

@@ -29,7 +29,7 @@ from aizuchi.data.shards import DialogueTokens, finished, write_index, write_sha
 from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.dialogues import REPLY_GAP, is_late
 from recipes.mini.ear import FRAMES
 from recipes.mini.ear_model import Convolutions
@@ -43,7 +43,6 @@ from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.timing import RATE
 from recipes.mini.tokens import DIALOGUES, LISTEN, token_settings
 
-RUNS = Path("runs/mini")
 ROWS = 60  # in a shard of listening or of speaking, 20 minutes
 SPEAK = "speak"  # folder of the assistant's lines
 CONTEXT = 20  # frames of silence before what the assistant says
@@ -232,28 +231,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Token shards of dialogues and of listening, users coded without a waveform (resumable).",
     )
     parser.add_argument("--out", type=Path, default=RUNS / "tokens_ear", help="folder (default %(default)s)")
-    parser.add_argument(
-        "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
-    )
-    parser.add_argument(
-        "--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)"
-    )
+    add_inputs(parser, "ear", "codec", "clips", "sound", "vocabulary", "heard", "commands")
     parser.add_argument(
         "--voice-codec",
         type=Path,
         help="what codes the assistant's side, where an ear changed after the decoder (default: --codec)",
     )
-    parser.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
-    parser.add_argument(
-        "--sound", type=Path, default=RUNS / "sound", help="mixed dialogues (default %(default)s)"
-    )
-    parser.add_argument(
-        "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
-    )
-    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
-    parser.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
     parser.add_argument(
         "--dialogues", type=int, default=60, help="shards of dialogues, 25 minutes each (default %(default)s)"
     )

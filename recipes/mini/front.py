@@ -22,13 +22,12 @@ from aizuchi.data.frames import FRAME_SAMPLES
 from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear_model import CODEC, Ear, halves, load_ear
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
 
-RUNS = Path("runs/mini")
 FRAMES = 32  # of a row, 2.56 s
 HEARING = 3.0  # weight of what the ear projects, beside what it is given
 LOUD = 0.005  # RMS of a row that says something
@@ -363,12 +362,7 @@ def build_parser() -> argparse.ArgumentParser:
     other.add_argument("--batches", type=int, default=60, help="of 41 s (default %(default)s)")
     other.set_defaults(run=hear)
     for one in (learn, joined, other):
-        one.add_argument(
-            "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
-        )
-        one.add_argument(
-            "--sound", type=Path, default=RUNS / "sound", help="mixed dialogues (default %(default)s)"
-        )
+        add_inputs(one, "ear", "sound")
     for one in (learn, joined):
         one.add_argument("--start", type=Path, help="a codec whose convolutions to begin with")
     return parser

@@ -23,14 +23,13 @@ from aizuchi.train.mishearing import Mishearing, aligned
 from aizuchi.train.rollout import roll_out
 from aizuchi.train.tokens import Pieces, TokenSource, collate
 from recipes.mini.clips import ClipLibrary
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear import FRAMES, ROUGH
 from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear, words_of
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import DELAY, OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames
 
-RUNS = Path("runs/mini")
 BATCH = 12
 ROWS = 48  # that a model hears at once
 KEPT = 60  # different ways that a word is written, the most frequent ones
@@ -172,13 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=RUNS / "mishearing.json", help="file (default %(default)s)"
     )
-    parser.add_argument(
-        "--ear", type=Path, default=RUNS / "ear", help="the ear's folder (default %(default)s)"
-    )
-    parser.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
-    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    add_inputs(parser, "ear", "clips", "heard")
     parser.add_argument("--batches", type=int, help="of 12 rows of 20 s, of 48 for a model (default 250, 40)")
     parser.add_argument("--model", type=Path, help="a model that writes what it hears, in place of an ear")
     parser.add_argument(

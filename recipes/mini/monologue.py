@@ -15,10 +15,9 @@ import torch
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path
-from recipes.mini.command import run_command
+from recipes.mini.command import add_inputs, run_command
 from recipes.mini.heard import HeardWords
 
-RUNS = Path("runs/mini")
 PIECE = "\u2581[{}]"  # begins a word, as all pieces with this mark do
 
 
@@ -128,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m recipes.mini.monologue", description="Give a model ids for the words that users say."
     )
     parser.add_argument("--model", type=Path, required=True, help="a trained model, with its tokenizer")
-    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    add_inputs(parser, "heard")
     parser.add_argument("--tokenizer", type=Path, help="write the tokenizer here, too")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model to train on from")
     parser.set_defaults(run=run)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, run_command
 from recipes.mini.ear_model import LOWER
 
-RUNS = Path("runs/mini")
 TARGET = Path("aizuchi/pretrained/mini")
 LIMIT = 32 << 20  # bytes, all files together
 SHARD = "15MB"

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
 from recipes.mini.clips import CLIPS_PER_SHARD, Shard, listening_plan, make_shard, plan
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 
-RUNS = Path("runs/mini")
 SEED = 5
 
 
@@ -206,10 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     questions.set_defaults(run=speak_questions)
     mix = commands.add_parser("mix", help="write dialogues as stereo files with alignments (resumable)")
     mix.add_argument("--out", type=Path, default=RUNS / "dialogues", help="folder (default %(default)s)")
-    mix.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
-    mix.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    add_inputs(mix, "clips", "commands")
     mix.add_argument("--count", type=int, default=20, help="how many dialogues (default %(default)s)")
     mix.add_argument("--start", type=int, default=0, help="number of the first (default %(default)s)")
     mix.add_argument("--seed", type=int, default=SEED, help="default %(default)s")

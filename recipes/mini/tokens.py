@@ -32,13 +32,12 @@ from aizuchi.data.tokenizer import TextTokenizer
 from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged
 from recipes.mini.listening import phrase_words
 from recipes.mini.monologue import add_heard
 from recipes.mini.sources import RECORDED
 
-RUNS = Path("runs/mini")
 SEED = 11
 DIALOGUES = 40  # in a shard, some 25 minutes
 VALIDATION = 10_000_000  # numbers from here on are of dialogues that training never sees
@@ -299,10 +298,7 @@ def build_parser() -> argparse.ArgumentParser:
     vocabulary.set_defaults(run=train_vocabulary)
     sound = commands.add_parser("sound", help="mix and augment dialogues, as sound (resumable)")
     sound.add_argument("--out", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
-    sound.add_argument(
-        "--clips", type=Path, default=RUNS / "clips", help="the clip cache (default %(default)s)"
-    )
-    sound.add_argument("--commands", help="folder of recorded requests, *.flac; without it there are none")
+    add_inputs(sound, "clips", "commands")
     sound.add_argument("--shards", type=int, default=60, help="of some 25 minutes (default %(default)s)")
     sound.add_argument("--valid", type=int, default=2, help="shards for validation (default %(default)s)")
     sound.add_argument(
@@ -314,12 +310,8 @@ def build_parser() -> argparse.ArgumentParser:
     sound.add_argument("--seed", type=int, default=SEED, help="default %(default)s")
     sound.set_defaults(run=make_sounds)
     coded = commands.add_parser("encode", help="sound to token shards (resumable)")
-    coded.add_argument("--sound", type=Path, default=RUNS / "sound", help="folder (default %(default)s)")
+    add_inputs(coded, "sound", "codec", "vocabulary")
     coded.add_argument("--out", type=Path, default=RUNS / "tokens", help="folder (default %(default)s)")
-    coded.add_argument("--codec", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)")
-    coded.add_argument(
-        "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
-    )
     coded.set_defaults(run=encode_sounds)
     for one in (sound, coded):
         one.add_argument(

@@ -20,13 +20,12 @@ from aizuchi.data.frames import EPAD, PAD
 from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
 from aizuchi.data.texts import text_settings
 from aizuchi.data.tokenizer import TextTokenizer
-from recipes.mini.command import run_command
+from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.dialogues import fresh_script
 from recipes.mini.heard import HeardWords, plain
 from recipes.mini.monologue import first_heard
 from recipes.mini.script import Script
 
-RUNS = Path("runs/mini")
 DIALOGUES = 2000  # in a shard
 STRETCH = 4096  # ids, of many dialogues
 # most frames between words, drawn for each dialogue: dense ones teach more, nobody speaks so
@@ -107,10 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=RUNS / "tokens_words", help="folder (default %(default)s)"
     )
-    parser.add_argument(
-        "--vocabulary", type=Path, default=RUNS / "tokenizer.model", help="default %(default)s"
-    )
-    parser.add_argument("--heard", type=Path, default=RUNS / "heard.txt", help="words (default %(default)s)")
+    add_inputs(parser, "vocabulary", "heard")
     parser.add_argument("--shards", type=int, default=10, help="of 2,000 dialogues (default %(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="default %(default)s")
     parser.set_defaults(run=make)
