@@ -49,8 +49,9 @@ def test_no_text_has_these_ids_and_they_are_silent(folder):
     ids = [PAD, first + 3, *said, first + 1, PAD, first]
     assert after.decode(ids[1:]).split() == ["It's"]
     assert [word.text for word in frames_to_words(ids, after)] == ["It's"]
-    assert _heard(np.array([PAD, first + 3, *said, first, -1]), folder / "words.model") == "what ..."
-    assert _heard(np.array(said), folder / "words.model") == _heard(np.array(said), None) == ""
+    told = np.array([PAD, first + 3, PAD, first, -1])
+    assert _heard(told, folder / "words.model", 12.5) == [("what", 0.08), ("...", 0.24)]
+    assert _heard(np.array(said), folder / "words.model", 12.5) == _heard(told, None, 12.5) == []
     with pytest.raises(AizuchiError, match="has no ids for the user's words"):
         first_heard(folder / "plain.model")
 
