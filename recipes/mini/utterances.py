@@ -37,7 +37,7 @@ WEIGHTS: dict[str, float] = {
     "repeat": 6,
     "joke": 3,
     "greeting": 4,
-    "goodbye": 3,
+    "goodbye": 4,
     "name": 3,
     "what_are_you": 3,
     "abilities": 2,
@@ -46,9 +46,9 @@ WEIGHTS: dict[str, float] = {
     "praise": 1,
     "hear_me": 1,
     "again": 3,
-    "louder": 2,
+    "louder": 4,
     "stop": 2,
-    "other": 14,
+    "other": 22,
 }
 # Short sounds of a listener; they are answered by nothing.
 BACKCHANNELS = ("Mm-hm.", "Uh-huh.", "Yeah.", "Okay.", "Right.", "I see.")

@@ -115,8 +115,10 @@ def test_lengths_and_variety(scripts):
     texts = [e.text for sc in scripts for e in sc.events if e.side == "user"]
     assert len(set(texts)) > 0.6 * len(texts)
     assert any(e.text in FALLBACKS for sc in scripts for e in sc.events)
-    openings = Counter(sc.events[0].kind == "greeting" for sc in scripts)
-    assert openings[True] > 100
+    # what comes first must not tell what it is: of a model that was greeted in half of its dialogues it did
+    openings = Counter(sc.events[0].kind for sc in scripts)
+    assert 10 < openings["greeting"] < 0.25 * len(scripts)
+    assert openings["other"] > 10 and openings["goodbye"] > 2
 
 
 class Poor:
