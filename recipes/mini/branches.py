@@ -149,13 +149,12 @@ def train(args: argparse.Namespace) -> int:
     branches = Branches(commands, runs, args.threads)
     file = args.out / SPENT
     spent = json.loads(file.read_text())["seconds"] if file.is_file() else 0.0
-    began, first, steps, stretch = time.monotonic(), min(map(steps_of, runs)), args.steps, args.minutes * 60
+    steps, stretch = args.steps, args.minutes * 60
     while (done := min(map(steps_of, runs))) < steps:
         before = time.monotonic()
         left = None if args.hours is None else args.hours * 3600 - spent
-        if left is not None and done > first:  # annealed when the time is over
-            rate = (done - first) / (before - began)
-            steps = max(done + 1, done + int(rate * left))
+        if left is not None and done and spent:  # annealed when the time is over
+            steps = done + max(1, int(done / spent * left))
         final = left is not None and left < LAST * stretch
         print(f"{time.strftime('%H:%M')} {done} of {steps} steps", flush=True)
         branches.train(steps, None if final else stretch)
