@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -65,13 +66,8 @@ def write_average(runs: Sequence[Path], out: Path) -> None:
     """Write the model of finished runs, with the mean of their weights, to a folder."""
     mean = average([run / "model" / WEIGHTS for run in runs])
 
-    class OneProcess:
-        is_main_process = True
-
-        def wait_for_everyone(self) -> None:
-            pass
-
-    with writing_model(out, OneProcess()) as folder:
+    alone = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+    with writing_model(out, alone) as folder:
         shutil.copytree(runs[0] / "model", folder, dirs_exist_ok=True)
         save_file(mean, folder / WEIGHTS, {"format": "pt"})
 
@@ -89,56 +85,44 @@ def _newest(run: Path) -> Path:
     return found
 
 
-class Branches:
-    """The processes of the branches, one after the other.
+def train_together(
+    commands: Sequence[list[str]], runs: Sequence[Path], threads: int, steps: int, seconds: float | None
+) -> None:
+    """Train all branches until they have done `steps`, or for so long; then they have a checkpoint.
 
-    Args:
-        commands: of each branch, given how many steps it is to reach. runs: their folders.
+    Raises AizuchiError if one fails; the others are stopped.
     """
-
-    def __init__(self, commands: Sequence[list[str]], runs: Sequence[Path], threads: int):
-        self.commands, self.runs = commands, runs
-        self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def train(self, steps: int, seconds: float | None) -> None:
-        """Train all of them until they have done `steps`, or for so long; then they have a checkpoint.
-
-        Raises AizuchiError if one fails; the others are stopped.
-        """
-        stop = None if seconds is None else time.monotonic() + seconds
-        try:
-            for command, run in zip(self.commands, self.runs):
-                with open(run.with_suffix(".log"), "ab") as log:
-                    # a group of its own: Ctrl-C reaches it through us, when all have begun
-                    process = subprocess.Popen(
-                        [*command, "--set", f"steps={steps}"],
-                        stdout=log,
-                        stderr=log,
-                        env=self.environment,
-                        start_new_session=True,
-                    )
-                self.processes.append(process)
-            while any(p.poll() is None for p in self.processes):
-                if any(p.returncode for p in self.processes) or (
-                    stop is not None and time.monotonic() > stop
-                ):
-                    break
-                time.sleep(0.5)
-        finally:
-            failed = [run for p, run in zip(self.processes, self.runs) if p.poll() not in (None, 0)]
-            for process in self.processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)  # it writes a checkpoint
-            for process in self.processes:
-                process.wait()
-            self.processes = []
-        if failed:
-            raise AizuchiError(f"{failed[0]} ended with an error, see {failed[0].with_suffix('.log')}")
+    stop = None if seconds is None else time.monotonic() + seconds
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for command, run in zip(commands, runs):
+            with open(run.with_suffix(".log"), "ab") as log:
+                # a group of its own: Ctrl-C reaches it through us, when all have begun
+                process = subprocess.Popen(
+                    [*command, "--set", f"steps={steps}"],
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            processes.append(process)
+        while any(p.poll() is None for p in processes):
+            if any(p.returncode for p in processes) or (stop is not None and time.monotonic() > stop):
+                break
+            time.sleep(0.5)
+    finally:
+        failed = [run for p, run in zip(processes, runs) if p.poll() not in (None, 0)]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)  # it writes a checkpoint
+        for process in processes:
+            process.wait()
+    if failed:
+        raise AizuchiError(f"{failed[0]} ended with an error, see {failed[0].with_suffix('.log')}")
 
 
 def train(args: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args.out.mkdir(parents=True, exist_ok=True)
     runs = [args.out / f"branch-{number}" for number in range(args.branches)]
     commands = []
@@ -146,7 +130,6 @@ def train(args: argparse.Namespace) -> int:
         sets = [*args.set, f"output={run}", f"seed={args.seed + number}"]
         begin = [sys.executable, "-m", "aizuchi", "train", "moshi", str(args.config)]
         commands.append(begin + [part for value in sets for part in ("--set", value)])
-    branches = Branches(commands, runs, args.threads)
     file = args.out / SPENT
     spent = json.loads(file.read_text())["seconds"] if file.is_file() else 0.0
     steps, stretch = args.steps, args.minutes * 60
@@ -157,7 +140,7 @@ def train(args: argparse.Namespace) -> int:
             steps = done + max(1, int(done / spent * left))
         final = left is not None and left < LAST * stretch
         print(f"{time.strftime('%H:%M')} {done} of {steps} steps", flush=True)
-        branches.train(steps, None if final else stretch)
+        train_together(commands, runs, args.threads, steps, None if final else stretch)
         if min(map(steps_of, runs)) == done:
             raise AizuchiError(
                 f"no step in {args.minutes} min: give more --minutes, or see {runs[0].with_suffix('.log')}"
@@ -204,4 +187,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the branches end with us
     raise SystemExit(main())

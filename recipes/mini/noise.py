@@ -11,13 +11,13 @@ import random
 
 import numpy as np
 
+from aizuchi.data.effects import colored_noise
 from recipes.mini.spectrum import BANDS, mel_power
 from recipes.mini.timing import RATE
 
 COLOURS = 32
 SLOPES = (-0.2, 1.6)  # of power with frequency: 0 is white, 1 is pink
 SECONDS = 12
-LOWEST = 50.0  # Hz, below which it rises no more
 TILTS = 4.0  # dB by which bands are louder or quieter than a colour has them
 KNOTS = 5
 
@@ -25,14 +25,11 @@ KNOTS = 5
 @functools.lru_cache(maxsize=1)
 def colours() -> np.ndarray:
     """(COLOURS, T, BANDS) float32, each made of noise of root mean square 1; the same in every process."""
-    found = []
-    for number, slope in enumerate(np.linspace(*SLOPES, COLOURS)):
-        size = SECONDS * RATE
-        spectrum = np.fft.rfft(np.random.default_rng(number).normal(size=size))
-        spectrum *= np.maximum(np.fft.rfftfreq(size, 1 / RATE), LOWEST) ** (-slope / 2)
-        wave = np.fft.irfft(spectrum, size)
-        found.append(mel_power(wave / np.sqrt(np.mean(wave**2))).numpy())
-    return np.stack(found)
+    made = (
+        colored_noise(SECONDS * RATE, slope, np.random.default_rng(number))
+        for number, slope in enumerate(np.linspace(*SLOPES, COLOURS))
+    )
+    return np.stack([mel_power(wave).numpy() for wave in made])
 
 
 def draw_noise(length: int, db: float, rng: random.Random) -> np.ndarray:

@@ -55,13 +55,12 @@ def test_a_branch_that_fails_stops_the_others(tmp_path):
     runs = [tmp_path / "a", tmp_path / "b"]
     commands = [[sys.executable, "-c", WAITS], [sys.executable, "-c", "raise SystemExit('no data')"]]
     with pytest.raises(AizuchiError, match="b ended with an error"):
-        branches.Branches(commands, runs, 1).train(5, None)
+        branches.train_together(commands, runs, 1, 5, None)
     assert "no data" in (tmp_path / "b.log").read_text()
 
 
 def test_time_over_is_no_failure(tmp_path):
-    runs = [tmp_path / "a"]
-    branches.Branches([[sys.executable, "-c", WAITS]], runs, 1).train(5, 1.0)
+    branches.train_together([[sys.executable, "-c", WAITS]], [tmp_path / "a"], 1, 5, 1.0)
 
 
 def test_two_branches_of_a_training_give_their_mean(tmp_path, capsys):

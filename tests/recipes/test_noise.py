@@ -9,14 +9,15 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from aizuchi.data.effects import colored_noise
+from aizuchi.evaluate.scenarios import coloured_noise
 from recipes.mini import noise
 from recipes.mini.spectrum import BANDS, mel_power
+from recipes.mini.timing import USER_LEVEL
 
 
 def test_pink_noise_is_as_loud_in_each_band_as_in_sound():
-    from aizuchi.evaluate.scenarios import coloured_noise
-
-    sound = mel_power(coloured_noise(10 * 24000, np.random.default_rng(99)) * 10 ** (-30 / 20)).numpy()
+    sound = mel_power(colored_noise(10 * 24000, 1.0, np.random.default_rng(99)) * 10 ** (-30 / 20)).numpy()
     slopes = np.linspace(*noise.SLOPES, noise.COLOURS)
     kept = noise.colours()[np.abs(slopes - 1).argmin()] * 1e-3
     by_band = 10 * np.log10(kept.mean(0) / sound.mean(0))
@@ -42,8 +43,8 @@ def test_users_are_disturbed_by_as_loud_noise_as_is_asked_about():
     assert NOISE[0] < 15 < NOISE[1]
     quiet = np.full((400, BANDS), 1e-9, np.float32)
     generator = np.random.default_rng(0)
-    pink = noise.colours()[np.abs(np.linspace(*noise.SLOPES, noise.COLOURS) - 1).argmin()].mean(0)
-    asked = pink * 10 ** ((-24.0 - 15) / 10)
+    sound = coloured_noise(10 * 24000, np.random.default_rng(99)) * 10 ** ((USER_LEVEL - 15) / 20)
+    asked = mel_power(sound).numpy().mean(0)
     made = np.stack([disturbed(quiet, random.Random(seed), generator).mean(0) for seed in range(120)])
     share = (made[:, :5] > asked[:5]).all(1).mean()  # of all rows
     assert share > 0.05  # fainter microphones' are among them
