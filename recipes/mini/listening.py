@@ -10,6 +10,7 @@ import contextlib
 import functools
 import random
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from recipes.mini import phrasings
@@ -23,8 +24,10 @@ from recipes.mini.utterances import Utterance, draw, every_template
 MIXED = "mixed"  # the kind of such an utterance
 GAP = (0.03, 0.2)  # seconds between utterances: less than the model waits before it answers
 TAIL = 0.1
-ALONE = 0.7  # of the draws that are one word, the rare ones as often as others
-COMMON = 0.75  # of these that are no training phrase's: there are more words than an ear can know by their neighbours
+ALONE = 0.8  # of the draws that are one word, the rare ones as often as others
+# Of these, by where they come from: what questions are about, which answers hang on and phrases seldom say; any word
+# of a training phrase; common words of none, since there are more words than an ear can know by their neighbours.
+FROM = {"slots": 60, "phrases": 15, "common": 25}
 
 
 def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utterance:
@@ -36,7 +39,7 @@ def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utteranc
         wanted = rng.randint(*words)
         while len(said) < wanted:
             if rng.random() < ALONE:
-                said.append(rng.choice(common_words() if rng.random() < COMMON else training_words()))
+                said.append(rng.choice(_words(rng.choices(list(FROM), list(FROM.values()))[0])))
                 continue
             phrase = [word.strip(".,?!") for word in draw(rng, decorate=0.2).text.split()]
             length = rng.randint(1, min(3, len(phrase)))
@@ -47,14 +50,32 @@ def draw_mixed(rng: random.Random, words: tuple[int, int] = (5, 12)) -> Utteranc
             return Utterance(MIXED, f"{text[0].upper()}{text[1:]}.")
 
 
+def _words(source: str) -> tuple[str, ...]:
+    return {"slots": slot_words, "phrases": training_words, "common": common_words}[source]()
+
+
+@functools.cache
+def slot_words() -> tuple[str, ...]:
+    """The words that questions of the domain are about, each once: numbers, days, animals, things, opposites."""
+    kinds = phrasings.TRAIN_TEMPLATES
+    return _each_once(
+        text
+        for kind in kinds
+        for meaning in all_meanings(kind)
+        for text in meaning_to_words(kind, meaning).values()
+    )
+
+
 @functools.cache
 def training_words() -> tuple[str, ...]:
     """The words of training phrases, each once."""
     texts = [*(template.text for template in every_template()), *phrasings.OPENERS, *phrasings.CLOSERS, "an"]
-    for kind in phrasings.TRAIN_TEMPLATES:
-        texts += [text for meaning in all_meanings(kind) for text in meaning_to_words(kind, meaning).values()]
     for values in (*phrasings.OTHER_SLOTS.values(), *phrasings.PHRASE_WORDS.values()):
         texts += values
+    return _each_once([*texts, *slot_words()])
+
+
+def _each_once(texts: Iterable[str]) -> tuple[str, ...]:
     words = {word.strip(".,?!") for text in texts for word in text.split() if "{" not in word}
     return tuple(sorted({word if word[0] == "I" else word.lower() for word in words if word}))
 

@@ -15,6 +15,7 @@ from recipes.mini.listening import (
     draw_mixed,
     held_out_runs,
     phrase_words,
+    slot_words,
     training_words,
     write_listening,
 )
@@ -40,9 +41,13 @@ def test_mixed_words_are_training_words_in_no_held_out_carrier():
     # of 2,000 frequent words the phrases leave nearly half
     assert len(common_words()) > 900 and not set(common_words()) & set(training_words())
     common = sum(words[word] for word in common_words())
-    assert 0.25 < common / sum(words.values()) < 0.55 and len(set(common_words()) & set(words)) > 0.75 * len(
+    assert 0.1 < common / words.total() < 0.25 and len(set(common_words()) & set(words)) > 0.75 * len(
         common_words()
     )
+    # what questions are about comes often, the seldom asked too
+    about = [normalize(word) for word in slot_words()]
+    assert 0.4 < sum(words[word] for word in about) / words.total() < 0.6
+    assert min(words[word] for word in ("broccoli", "lavender", "flamingo", "thirteen", "outside")) > 20
     assert draw(random.Random(4), "mixed") == draw_mixed(random.Random(4))
 
 
