@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from aizuchi.errors import AizuchiError
-from aizuchi.files import write_text
 from aizuchi.train.codebooks import CodebookTrainer, Quantized, kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.clips import ClipLibrary
@@ -34,10 +33,11 @@ from recipes.mini.ear_model import (
     load_ear,
     phone_loss,
     word_loss,
+    words_of,
     words_told,
 )
 from recipes.mini.ear_rows import EarRows
-from recipes.mini.heard import HeardWords
+from recipes.mini.heard import HeardWords, continued, write_classes
 from recipes.mini.spectrum import Components, log_frames
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.timing import Spoken
@@ -198,7 +198,10 @@ def train(args: argparse.Namespace) -> int:
     from aizuchi.models.mimi import MimiConfig
 
     library = ClipLibrary(args.clips)
-    heard = HeardWords(args.heard)
+    args.out.mkdir(parents=True, exist_ok=True)
+    known = [] if args.begin is None else words_of(args.begin, args.heard).words
+    write_classes(args.out / WORDS, continued(HeardWords(args.heard).classes, known))
+    heard = HeardWords(args.out / WORDS)
     torch.manual_seed(args.seed)
     lines = speak_lines(args.lines)
     rows = EarRows(library, lines, heard, FRAMES, args.seed)
@@ -207,8 +210,6 @@ def train(args: argparse.Namespace) -> int:
         output=str(args.out), steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed,
     )  # fmt: skip
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / WORDS, args.heard.read_text(encoding="utf-8"))
     path = args.out / "components.safetensors"
     if not path.exists() and args.begin is not None:
         shutil.copyfile(args.begin / path.name, path)
@@ -242,7 +243,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lines", type=int, default=1500, help="lines of the assistant (default %(default)s)"
     )
-    parser.add_argument("--begin", type=Path, help="an ear's folder to begin with (then --start may be 0)")
+    parser.add_argument(
+        "--begin", type=Path,
+        help="an ear's folder to begin with (then --start may be 0); words that only its list has go behind the others",
+    )  # fmt: skip
     parser.add_argument(
         "--codec",
         type=Path,

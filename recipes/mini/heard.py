@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from aizuchi.data.frames import PAD, frame_at
+from aizuchi.files import write_text
 
 OTHER = 1
 _FIRST = 2  # class of the first word of the list
@@ -39,6 +40,11 @@ def read_classes(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def write_classes(path: Path, classes: Iterable[Sequence[str]]) -> None:
+    """A class a line, whole or not at all."""
+    write_text(path, "\n".join(map(" ".join, classes)) + "\n")
+
+
 def merged(words: Sequence[str], alike: Iterable[Sequence[str]] | None = None) -> list[list[str]]:
     """Words as classes: those that sound the same stand together, where the first of them stood.
 
@@ -52,6 +58,15 @@ def merged(words: Sequence[str], alike: Iterable[Sequence[str]] | None = None) -
         at = group_of.get(word)
         classes.setdefault(word if at is None else at, [word] if at is None else list(groups[at]))
     return list(classes.values())
+
+
+def continued(classes: Sequence[Sequence[str]], words: Iterable[str]) -> list[list[str]]:
+    """A list of classes with words behind it that it lacks: what knows the classes by their numbers stays true."""
+    known = {word for alike in classes for word in alike}
+    return [
+        *map(list, classes),
+        *merged([word for word in dict.fromkeys(words) if word and word not in known]),
+    ]
 
 
 class HeardWords:

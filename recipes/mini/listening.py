@@ -81,11 +81,12 @@ def _each_once(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def phrase_words(least: int = 3) -> list[str]:
-    """Words that stand in so many templates or more, by their number."""
+    """Words that stand in so many templates or more, by their number, equal ones by their letters."""
     counts: Counter[str] = Counter()
     for template in set(every_template()):
         counts.update({plain(word) for word in template.text.split() if "{" not in word})
-    return [word for word, count in counts.most_common() if word and count >= least]
+    often = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    return [word for word, count in often if word and count >= least]
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import torch
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path
 from recipes.mini.command import add_inputs, run_command
-from recipes.mini.heard import HeardWords
+from recipes.mini.heard import HeardWords, continued, write_classes
 
 PIECE = "\u2581[{}]"  # begins a word, as all pieces with this mark do
 
@@ -102,8 +102,12 @@ def run(args: argparse.Namespace) -> int:
     from aizuchi.models.moshi import MoshiForConditionalGeneration
     from aizuchi.models.quantized import dequantize_model
     from aizuchi.train.checkpoints import save_model
+    from recipes.mini.listening import phrase_words
 
     heard = HeardWords(args.heard)
+    if args.add:
+        write_classes(args.heard, continued(heard.classes, phrase_words()))
+        heard = HeardWords(args.heard)
     model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     args.out.mkdir(parents=True, exist_ok=True)
     source = next(path for path in sorted(args.model.glob("tokenizer*.model")))
@@ -128,6 +132,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", type=Path, required=True, help="a trained model, with its tokenizer")
     add_inputs(parser, "heard")
+    parser.add_argument(
+        "--add", action="store_true",
+        help="put words that stand in three training phrases or more, and not in that list, behind its others first",
+    )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, help="write the tokenizer here, too")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model to train on from")
     parser.set_defaults(run=run)

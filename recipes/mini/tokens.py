@@ -33,7 +33,7 @@ from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import RUNS, add_inputs, run_command
-from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged
+from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged, write_classes
 from recipes.mini.listening import phrase_words
 from recipes.mini.monologue import add_heard
 from recipes.mini.sources import RECORDED
@@ -114,7 +114,7 @@ def train_vocabulary(args: argparse.Namespace) -> int:
     ids = sum(len(tokenizer.encode(word)) * count for word, count in words.items()) / total
     frequent = frequent_words(asked)
     heard = merged([*frequent, *(word for word in phrase_words() if word not in frequent)])
-    write_text(args.out.parent / HEARD, "\n".join(map(" ".join, heard)) + "\n")
+    write_classes(args.out.parent / HEARD, heard)
     print(f"{len(model.pieces)} ids, {len(words)} different words, {ids:.2f} ids a word; {args.out}")
     first = add_heard(args.out, HeardWords(args.out.parent / HEARD), args.out)
     print(f"{len(heard)} different words of users, ids from {first} on; {args.out.parent / HEARD}")

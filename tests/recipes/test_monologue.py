@@ -15,7 +15,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.disturb import mute_codebooks
 from aizuchi.train.start import make_model
 from recipes.mini.dialogues import fresh_script
-from recipes.mini.heard import OTHER, HeardWords, listening_text, merged, plain
+from recipes.mini.heard import OTHER, HeardWords, continued, listening_text, merged, plain, write_classes
 from recipes.mini.monologue import add_heard, first_heard, renew, rows_of
 from recipes.mini.package import drop_unheard
 from recipes.mini.word_tokens import dialogue_ids
@@ -82,6 +82,16 @@ def test_words_that_sound_the_same_are_one_class(folder):
     assert merged(["is", "to", "plus", "two", "won"], groups) == [["is"], groups[0], ["plus"], groups[1]]
     known = merged(["too", "hi", "to", "something"])
     assert known == [["to", "two", "too"], ["hi", "high"], ["something"]]
+
+
+def test_a_list_goes_on_behind_what_it_was(tmp_path):
+    known = [["seven"], ["to", "two", "too"]]
+    more = continued(known, ["two", "high", "seven", "previous", "hi", "", "previous"])
+    assert more == [*known, ["hi", "high"], ["previous"]] and continued(more, ["high", "too"]) == more
+    write_classes(tmp_path / "more.txt", more)
+    before, after = HeardWords(tmp_path / "more.txt"), [["seven"], ["hi", "high"]]
+    assert before.classes == more and before.class_of("too") == 3
+    assert continued(after, before.words) == [*after, ["to", "two", "too"], ["previous"]]
 
 
 def test_a_model_with_ids_for_words_says_what_it_said(tmp_path):
