@@ -49,14 +49,14 @@ class ModelSystem:
         if rate != SAMPLE_RATE:
             raise AizuchiError(f"{name} works at {rate} Hz; evaluation works at {SAMPLE_RATE} Hz")
         self.model, self._rows, self._seed = model, rows, seed
-        self._sampling = sampling or Sampling.of_model(model)
-        self._tokens = None
+        self.sampling = sampling or Sampling.of_model(model)
+        self.tokens = None
         if tokenizer is not None:
             from aizuchi.data.tokenizer import TextTokenizer
 
-            self._tokens = TextTokenizer(tokenizer)
+            self.tokens = TextTokenizer(tokenizer)
         self.name = f"{name}, seed {seed}"
-        self.identity = f"{self.name}, weights {fingerprint(model)}, {self._sampling}"
+        self.identity = f"{self.name}, weights {fingerprint(model)}, {self.sampling}"
 
     def reply(self, user: np.ndarray) -> Reply:
         return next(self.replies([user]))[1]
@@ -67,14 +67,32 @@ class ModelSystem:
         Raises:
             AizuchiError: a wave is not (samples,), or empty.
         """
+        for index, wave, text in self.conversations(users):
+            yield index, Reply(wave, self.words(text))
+
+    def conversations(
+        self, users: Sequence[np.ndarray], texts: Sequence[Sequence[int]] | None = None, sound: bool = True
+    ) -> Iterator[tuple[int, np.ndarray, list[int]]]:
+        """As `replies`: (index, wave, ids of the text, one a frame).
+
+        Args:
+            users: waves (samples,).
+            texts: for each user, ids that the first frames of the text are given, `FREE` where the model writes what it
+                will; it does so on the first of all.
+            sound: make the wave; it is silent otherwise.
+
+        Raises:
+            AizuchiError: a wave is not (samples,), or empty.
+        """
         import torch
 
         from aizuchi.engine import DuplexEngine
+        from aizuchi.engine.tokens import FREE
 
         for user in users:
             if user.ndim != 1 or user.size == 0:
                 raise AizuchiError(f"a user's wave must be (samples,) and not empty, not {user.shape}")
-        engine = DuplexEngine(self.model, rows=min(self._rows, max(1, len(users))), sampling=self._sampling)
+        engine = DuplexEngine(self.model, rows=min(self._rows, max(1, len(users))), sampling=self.sampling)
         waiting = deque(sorted(range(len(users)), key=lambda i: -len(users[i])))  # the longest first
         rows: list[_Row | None] = [None] * engine.rows
         size = engine.frame_size
@@ -83,13 +101,17 @@ class ModelSystem:
                 if row is None and waiting:
                     index = waiting.popleft()
                     seed = (self._seed * 1_000_003 + zlib.crc32(users[index].tobytes())) % (1 << 62)
-                    engine.join(i, dataclasses.replace(self._sampling, seed=seed))
-                    rows[i] = _Row(index, users[index], size)
+                    engine.join(i, dataclasses.replace(self.sampling, seed=seed))
+                    rows[i] = _Row(index, users[index], size, () if texts is None else texts[index])
             heard = np.zeros((engine.rows, engine.channels, size), np.float32)
+            given = torch.full((engine.rows, engine.loop.said), FREE)
             for i, row in enumerate(rows):
                 if row is not None:
+                    given[i, 0] = row.given(FREE)
                     heard[i] = row.hear()
-            out = engine.step(torch.from_numpy(heard).to(self.model.device))
+            device = self.model.device
+            forced = None if texts is None else given.to(device)
+            out = engine.step(torch.from_numpy(heard).to(device), forced=forced, decode=sound)
             for i, row in enumerate(rows):
                 if row is not None and bool(out.valid[i]):
                     wave = None if out.waveform is None else out.waveform[i, 0].float().cpu().numpy()
@@ -97,17 +119,18 @@ class ModelSystem:
                     if row.done:
                         engine.leave(i)
                         rows[i] = None
-                        yield row.index, Reply(row.wave(), self._words(row.text))
+                        yield row.index, row.wave(), row.text
 
-    def _words(self, text: list[int]) -> list[Word]:
-        if self._tokens is None:
+    def words(self, text: Sequence[int]) -> list[Word]:
+        """What the ids of a text say, one a frame, with times; nothing without a tokenizer."""
+        if self.tokens is None:
             return []
         from aizuchi.data.frames import frames_to_words
 
         config = self.model.config
         return frames_to_words(
             text,
-            self._tokens,
+            self.tokens,
             frame_rate=config.audio_encoder_config.frame_rate,
             pad=config.text_padding_token_id,
             epad=config.text_end_padding_token_id,
@@ -129,12 +152,17 @@ def fingerprint(model: Any) -> str:
 class _Row:
     """One conversation under way."""
 
-    def __init__(self, index: int, user: np.ndarray, size: int) -> None:
-        self.index, self._user, self._size = index, user, size
+    def __init__(self, index: int, user: np.ndarray, size: int, given: Sequence[int] = ()) -> None:
+        self.index, self._user, self._size, self._given = index, user, size, given
         self._at = 0
         self._voice: list[np.ndarray] = []
         self.text: list[int] = []
         self._frames = -(-len(user) // size)
+
+    def given(self, otherwise: int) -> int:
+        """The text's id that is written as the next frame is heard: that of the frame behind it."""
+        frame = self._at // self._size + 1
+        return self._given[frame] if frame < len(self._given) else otherwise
 
     def hear(self) -> np.ndarray:
         """The next frame of the user, silence after the end."""

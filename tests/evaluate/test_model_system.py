@@ -53,6 +53,21 @@ def test_a_reply_does_not_depend_on_its_company(system):
     assert not np.allclose(other.reply(users[0]).wave, together[0].wave, atol=1e-3)
 
 
+def test_the_first_frames_of_a_text_may_be_given(system):
+    from aizuchi.engine.tokens import FREE
+
+    rng = np.random.default_rng(1)
+    users = [rng.normal(size=size).astype(np.float32) * 0.05 for size in (19_200, 9000, 15_000)]
+    free = {i: (wave, text) for i, wave, text in system.conversations(users)}
+    texts = [[FREE, 7, 8, FREE, 9], [5, 6], ()]
+    given = {i: text for i, _, text in system.conversations(users, texts, sound=False)}
+    assert [len(given[i]) for i in range(3)] == [10, 5, 8]
+    assert given[0][1:3] == [7, 8] and given[0][4] == 9 and given[1][1] == 6
+    assert given[1][0] == free[1][1][0]  # on the first frame of all the model writes its own
+    assert given[2] == free[2][1]
+    np.testing.assert_allclose(free[2][0], system.reply(users[2]).wave, atol=1e-4)
+
+
 def test_other_weights_are_another_system(system):
     before = ModelSystem(system.model, name="tiny").identity
     assert ModelSystem(system.model, name="tiny").identity == before
