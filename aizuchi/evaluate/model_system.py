@@ -104,13 +104,14 @@ class ModelSystem:
                     engine.join(i, dataclasses.replace(self.sampling, seed=seed))
                     rows[i] = _Row(index, users[index], size, () if texts is None else texts[index])
             heard = np.zeros((engine.rows, engine.channels, size), np.float32)
-            given = torch.full((engine.rows, engine.loop.said), FREE)
+            forced = None if texts is None else torch.full((engine.rows, engine.loop.said), FREE)
             for i, row in enumerate(rows):
                 if row is not None:
-                    given[i, 0] = row.given(FREE)
+                    if forced is not None:
+                        forced[i, 0] = row.given(FREE)
                     heard[i] = row.hear()
             device = self.model.device
-            forced = None if texts is None else given.to(device)
+            forced = None if forced is None else forced.to(device)
             out = engine.step(torch.from_numpy(heard).to(device), forced=forced, decode=sound)
             for i, row in enumerate(rows):
                 if row is not None and bool(out.valid[i]):

@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from tqdm import tqdm
 
+from aizuchi.errors import AizuchiError
 from recipes.mini.command import run_command
 from recipes.mini.grid import FRAME
 from recipes.mini.heard import DELAY, HOMOPHONES, plain, read_classes
@@ -58,8 +59,6 @@ class Vocabulary:
     """Ids of the user's words in a model's tokenizer; words that sound the same have one."""
 
     def __init__(self, tokens: Any, config: Any):
-        from aizuchi.errors import AizuchiError
-
         self.padding, self.begins = config.text_padding_token_id, config.text_end_padding_token_id
         self._ids = {name: i for i in range(tokens.size) if (name := tokens.heard_word(i)) is not None}
         if "?" not in self._ids:
@@ -135,8 +134,8 @@ def answers(system: Any, asked: Sequence[Asked], about: str) -> list[tuple[str, 
     return found
 
 
-def report(way: str, asked: Sequence[Asked], said: Sequence[str], show: bool) -> dict[str, list[int]]:
-    """Print how many are right, of each kind too, and with `show` each that is not; returns [right, of] by kind."""
+def report(way: str, asked: Sequence[Asked], said: Sequence[str], show: bool) -> None:
+    """Print how many are right, of each kind too, and with `show` each that is not."""
     from recipes.mini.questions.scoring import is_right
 
     kinds: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -153,7 +152,6 @@ def report(way: str, asked: Sequence[Asked], said: Sequence[str], show: bool) ->
     print("  " + ", ".join(f"{kind} {a}/{b}" for kind, (a, b) in sorted(kinds.items()) if kind != "all"))
     if show:
         print("\n".join(sorted(wrong)))
-    return dict(kinds)
 
 
 def check(args: argparse.Namespace) -> int:
@@ -163,6 +161,8 @@ def check(args: argparse.Namespace) -> int:
     questions = [q for q in load_questions(args.questions) if not q.context and q.kind != "repeat"]
     if args.engine:
         questions = [q for q in questions if q.voice.startswith(args.engine)]
+    if not questions:
+        raise AizuchiError(f"{args.questions} has no question in a voice of {args.engine or 'any engine'}")
     count = min(args.limit or len(questions), len(questions))
     questions = [questions[i * len(questions) // count] for i in range(count)]
     system = load_model_system(args.model, args.seed, args.rows)

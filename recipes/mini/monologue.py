@@ -104,11 +104,11 @@ def run(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
     from recipes.mini.listening import phrase_words
 
+    model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     heard = HeardWords(args.heard)
     if args.add:
         write_classes(args.heard, continued(heard.classes, phrase_words()))
         heard = HeardWords(args.heard)
-    model = dequantize_model(MoshiForConditionalGeneration.from_pretrained(args.model).float())
     args.out.mkdir(parents=True, exist_ok=True)
     source = next(path for path in sorted(args.model.glob("tokenizer*.model")))
     rows = rows_of(source, heard)  # before it is written to, should the model's folder be the output's
