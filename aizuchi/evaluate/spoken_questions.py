@@ -29,6 +29,8 @@ LEAD_SECONDS = 0.8
 CONTEXT_SECONDS = 6.0  # for the answer to a question that comes before
 INTERRUPT_SECONDS = 2.2  # after which an interruption comes
 ANSWER_SECONDS = 7.0
+# of an answer that counts: each of its numbers, and what comes before the first and behind the last
+NUMBER_SECONDS, AROUND_SECONDS = 1.0, 3.0
 EARLY_SECONDS = 0.2  # an answer may begin this long before the question's end
 
 Voices = Callable[[Question], Synthesizer]
@@ -78,6 +80,13 @@ class _Speaker:
         return Speech(np.asarray(spoken.audio, np.float32), [Word(*word) for word in spoken.words])
 
 
+def answer_seconds(question: Question) -> float:
+    """How long an answer is waited for; who counts to ten is not cut off at eight."""
+    numbers = question.rule.get("numbers") if question.rule.get("type") == "sequence" else None
+    counted = len(numbers) if isinstance(numbers, list) else 0  # what is malformed is told by the judge
+    return max(ANSWER_SECONDS, AROUND_SECONDS + NUMBER_SECONDS * counted)
+
+
 def speak_question(
     question: Question, voices: Voices, seed: int = 0, noise_snr: float | None = None
 ) -> Asked:
@@ -98,7 +107,7 @@ def speak_question(
         pieces.append(np.zeros(round(pause * SAMPLE_RATE), np.float32))
     pieces.append(_level(voice(question.text, seed=seed + len(question.context))))
     end = sum(map(len, pieces)) / SAMPLE_RATE
-    pieces.append(np.zeros(round(ANSWER_SECONDS * SAMPLE_RATE), np.float32))
+    pieces.append(np.zeros(round(answer_seconds(question) * SAMPLE_RATE), np.float32))
     wave = np.concatenate(pieces)
     if noise_snr is not None:
         from aizuchi.evaluate.scenarios import coloured_noise

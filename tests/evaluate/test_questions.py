@@ -144,6 +144,16 @@ def test_a_question_leaves_time_for_its_answer_and_for_what_comes_before():
         assert longer.end - asked.end == pytest.approx(pause + word_times(3)[-1][1], abs=1e-3)
 
 
+def test_who_counts_far_has_the_time_to():
+    asked = {}
+    for numbers in ([1, 2, 3], list(range(1, 11))):
+        question = Question("q", "k", "one two three", {"type": "sequence", "numbers": numbers})
+        asked[len(numbers)] = speak_question(question, one_voice(BurstSynthesizer()))
+    behind = {n: len(one.wave) / SAMPLE_RATE - one.end for n, one in asked.items()}
+    assert behind[3] == pytest.approx(ANSWER_SECONDS, abs=1e-3)
+    assert behind[10] == pytest.approx(13, abs=1e-3)
+
+
 def test_noise_has_the_level_asked_for():
     question = Question("q", "k", "one two three", ANY)
     clean = speak_question(question, one_voice(BurstSynthesizer()))
