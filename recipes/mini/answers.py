@@ -47,7 +47,7 @@ _SMALL_TALK: dict[str, tuple[str, ...]] = {
     ),
     "goodbye": (
         *("Goodbye!", "Bye!", "Bye bye!", "See you later!", "Goodbye, see you soon!", "Take care, bye!"),
-        *("Bye! It was nice talking to you.", "Goodbye! Have a nice day."),
+        *("Goodbye! It was nice talking to you.", "Goodbye! Have a nice day."),
     ),
     "name": (f"My name is {NAME}.", f"I'm {NAME}.", f"I am called {NAME}.", f"You can call me {NAME}."),
     "what_are_you": (
@@ -83,7 +83,7 @@ _SMALL_TALK: dict[str, tuple[str, ...]] = {
 }
 # In one piece and coded, a word of these was heard as another ("fine" as signed, "model" as mile); not so word by word.
 _IN_WORDS = (
-    "Bye! It was nice talking to you.",
+    "Goodbye! It was nice talking to you.",
     "I'm a small speech model.",
     "I'm a computer program. I listen and talk.",
     "I'm not a person. I'm a small speech model.",
@@ -169,8 +169,10 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
             return _color(meaning["thing"])
         case "sound":
             sound, animal = facts.SOUNDS[meaning["animal"]][0], meaning["animal"]
-            twice = sound if " " in sound else f"{sound}, {sound}"  # short ones are easily missed
-            return (f"It says {twice}.", *(f"The {animal} says {twice}.",) * 3)
+            twice = sound if len(sound.split()) > 2 else f"{sound}, {sound}"  # short ones are easily missed
+            return (
+                f"The {animal} says {twice}.",
+            )  # behind "it says" half of them were heard as something else
         case "spell":
             letters = ", ".join(meaning["word"].upper())
             return (f"{letters}.", f"{_cap(meaning['word'])}: {letters}.")

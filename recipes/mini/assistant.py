@@ -32,12 +32,24 @@ CROSS = 1  # spectra on either side of a join in which one word goes over into t
 SILENT = -11.0  # log magnitude where nothing is said
 PAUSE = 2  # frames, at a comma
 # Words that were heard as others when they had been coded, and what is said in their place: phonemes and pace. "howl"
-# was taken for how, "woof" for what, "buzz" for but and "baa" for bar.
+# was taken for how, "woof" for what, "buzz" for but, "baa" for bar, "moo" for no, "oink" for aunt, "hiss" for has,
+# "squeak" for sleep, "gobble" for double, "green" for brain, "fast" for asked, "far" for r, "early" for burly and the
+# letter S for as. A sound that is doubled is heard better than the same sound said slowly.
 CLEARER = {
     "hˈWl": ("hˈWᵊl", 1.0),
     "wˈʊf": ("wˈuf", 1.0),
     "bˈʌz": ("bˈʌz", 0.85),
-    "bˈɑ": ("bˈɑ", 1.2),
+    "bˈɑ": ("bˈɑ", 1.25),
+    "mˈu": ("mˈuu", 1.25),
+    "ˈYŋk": ("ˈYɪŋk", 1.25),
+    "hˈɪs": ("hˈɪss", 1.25),
+    "skwˈik": ("sskwˈik", 1.25),
+    "ɡˈɑbəl": ("ɡˈɔbᵊl", 0.8),
+    "ɡɹˈin": ("ɡɹˈiin", 1.0),
+    "fˈæst": ("ffˈæst", 1.0),
+    "fˈɑɹ": ("ffˈɑɹ", 1.0),
+    "ˈɜɹli": ("ˈɜɜɹli", 1.0),
+    "ˈɛs": ("ˈɛss", 1.0),
 }
 
 

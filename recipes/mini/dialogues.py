@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from recipes.mini.answers import BACKCHANNEL, STILL_THERE, reply
 from recipes.mini.script import Event, Script
-from recipes.mini.utterances import Utterance, draw, draw_kind, draw_story
+from recipes.mini.utterances import AGREEING, Utterance, draw, draw_kind, draw_story
 from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 
 # Seconds. The model's side is what it learns: keep these tight.
@@ -42,6 +42,23 @@ SENTENCE_PAUSE = (0.5, 1.0)
 PAUSE_SHARE = 0.35  # of the turns that can have a hesitation
 SOUNDS = ("cough", "throat", "click", "knock", "hum", "rustle", "breath", "typing", "bump")
 LONG_KINDS = ("count", "joke", "spell", "abilities", "count_from", "joke")
+# Of the interruptions, those that are "stop", and those that begin as a listener's sound would ("okay, what is ...").
+# For these a model that met few did not stop; what it goes on for are sounds that no question begins with.
+STOPS, AGREES = 0.3, 0.3
+_OPENS = ("Okay.", "Right.", "Yeah.")
+_NO_BREAK = ("greeting", "goodbye", "again", "thanks", "praise", "hear_me")
+_ASKED = (
+    "plus",
+    "minus",
+    "times",
+    "opposite",
+    "color",
+    "sound",
+    "number_after",
+    "day_after",
+    "month_before",
+    "other",
+)
 # Kinds that make no sense as a fresh question of the user in the middle of a talk.
 _FIRST_ONLY = ("greeting",)
 
@@ -65,8 +82,10 @@ class Source(Protocol):
     voice: str
     factor: float
 
-    def say(self, kind: str | None = None) -> Said:
-        """Something of that kind, or of any kind of question by weight; NoUtterance if there is nothing."""
+    def say(self, kind: str | None = None, openers: Sequence[str] = ()) -> Said:
+        """Something of that kind, or of any kind of question by weight, beginning with one of the openers where some
+        are given; NoUtterance if there is nothing.
+        """
         ...
 
     def story(self) -> list[Said]:
@@ -81,8 +100,8 @@ class FreshSource:
         self.rng, self.voice, self.factor = rng, voice, factor
         self.speed = round(rng.uniform(0.88, 1.15), 3)
 
-    def say(self, kind: str | None = None) -> Said:
-        return Said(draw(self.rng, kind or draw_kind(self.rng)), self.speed)
+    def say(self, kind: str | None = None, openers: Sequence[str] = ()) -> Said:
+        return Said(draw(self.rng, kind or draw_kind(self.rng), openers=openers), self.speed)
 
     def story(self) -> list[Said]:
         return [Said(sentence, self.speed) for sentence in draw_story(self.rng)]
@@ -178,15 +197,26 @@ class _Writer:
         said = self.source.say(self.rng.choice(LONG_KINDS))
         self.user(said, self.user_gap())
         answered = self.answer(said)
-        new = self.source.say("stop" if self.rng.random() < 0.3 else None)
-        while new.utterance.kind in ("greeting", "goodbye", "again", "thanks", "praise", "hear_me"):
-            new = self.source.say(None)
+        new = self._breaking_in()
         where = round(self.rng.uniform(0.25, 0.7), 3)
         breaking = self.user(new, 0.0, fraction=where)
         # over before the answer to what was said
         longer = new.utterance.kind != "stop" and len(new.utterance.text.split()) > 3
         answered.cut_by, answered.cut_lag = breaking.id, self._stop_lag(LAST_STOP if longer else STOP_LAG[1])
         self.answer(new)
+
+    def _breaking_in(self) -> Said:
+        drawn = self.rng.random()
+        if drawn < STOPS:
+            return self.source.say("stop")
+        if drawn < STOPS + AGREES:
+            try:
+                return self.source.say(self.rng.choice(_ASKED), AGREEING)
+            except NoUtterance:
+                pass
+        while (new := self.source.say()).utterance.kind in _NO_BREAK:
+            pass
+        return new
 
     def _stop_lag(self, latest: float) -> float:
         lag = self._between(STOP_LAG)
@@ -200,6 +230,8 @@ class _Writer:
         self.user(said, self.user_gap())
         answered = self.answer(said)
         hum = self.source.say("backchannel")
+        while hum.utterance.text in _OPENS:
+            hum = self.source.say("backchannel")
         where = round(self.rng.uniform(0.3, 0.75), 3)
         event = self.add("user", hum.utterance.text, "backchannel", 0.0, fraction=where, gain=-4.0)
         event.clip, event.speed = hum.clip, hum.speed

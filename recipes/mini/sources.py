@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,14 +36,17 @@ class ClipSource:
         self.kinds = library.by_voice[voice]
         self._used: set[str] = set()
 
-    def say(self, kind: str | None = None) -> Said:
+    def say(self, kind: str | None = None, openers: Sequence[str] = ()) -> Said:
         """See `recipes.mini.dialogues.Source`; raises NoUtterance if the voice never said anything of the kind."""
         if kind is None:
             kinds = [k for k in WEIGHTS if self.kinds.get(k)]
             if not kinds:
                 raise NoUtterance("phrase")
             kind = self.rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-        return self._take(self.kinds.get(kind, []), kind)
+        clips = self.kinds.get(kind, [])
+        if openers:
+            clips = [clip for clip in clips if clip.utterance.text.startswith(tuple(openers))]
+        return self._take(clips, kind)
 
     def story(self) -> list[Said]:
         """See `recipes.mini.dialogues.Source`."""
@@ -75,10 +79,10 @@ class SplicedSource:
         self.rng, self.voice, self.factor = rng, voice, factor
         self.words = spoken_words(library, voice.split(":")[0])
 
-    def say(self, kind: str | None = None) -> Said:
+    def say(self, kind: str | None = None, openers: Sequence[str] = ()) -> Said:
         """See `recipes.mini.dialogues.Source`; raises NoUtterance if the words are nobody's."""
         for _ in range(10):
-            utterance = draw(self.rng, kind or draw_kind(self.rng))
+            utterance = draw(self.rng, kind or draw_kind(self.rng), openers=openers)
             if self._known(utterance):
                 return self._said(utterance)
         raise NoUtterance(kind or "phrase")
@@ -105,8 +109,8 @@ class RecordedSource:
     def __init__(self, rng: random.Random, files: list[Path]) -> None:
         self.rng, self.files = rng, rng.sample(files, len(files))
 
-    def say(self, kind: str | None = None) -> Said:
-        if kind not in (None, "other") or not self.files:
+    def say(self, kind: str | None = None, openers: Sequence[str] = ()) -> Said:
+        if kind not in (None, "other") or openers or not self.files:
             raise NoUtterance(kind or "other")
         return Said(Utterance("other", ""), 1.0, str(self.files.pop()))
 

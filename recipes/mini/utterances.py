@@ -7,7 +7,7 @@ it fresh from the templates (`draw`) or read from the clips that exist (`recipes
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from recipes.mini import facts, phrasings
@@ -56,6 +56,13 @@ BACKCHANNELS = ("Mm-hm.", "Uh-huh.", "Yeah.", "Okay.", "Right.", "I see.")
 # order (`recipes.mini.listening`).
 EXTRA_KINDS = ("backchannel", "story", "mixed")
 _OPENER_WORDS = {opener: normalize(opener) for opener in OPENERS}
+# Openers that sound like what a listener says: who begins with one may only mean to agree.
+AGREEING = tuple(
+    opener
+    for opener in OPENERS
+    if opener.split()[0].strip(",")
+    in ("Okay", "All", "Right", "Yeah", "Yes", "Good", "Fine", "Great", "Nice", "Mmm")
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,13 @@ def draw_kind(rng: random.Random) -> str:
     return rng.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
 
 
-def draw(rng: random.Random, kind: str | None = None, decorate: float = 0.4) -> Utterance:
+def draw(
+    rng: random.Random, kind: str | None = None, decorate: float = 0.4, openers: Sequence[str] = ()
+) -> Utterance:
     """A fresh training utterance of `kind` (default: by WEIGHTS).
 
-    `decorate` is the probability that an opener or a closer is added. Raises ValueError for an unknown kind.
+    `decorate` is the probability that an opener or a closer is added; with `openers` one of these always is, where the
+    kind can have one. Raises ValueError for an unknown kind.
     """
     kind = kind or draw_kind(rng)
     if kind == "backchannel":
@@ -106,17 +116,24 @@ def draw(rng: random.Random, kind: str | None = None, decorate: float = 0.4) -> 
         template = Template(kind, rng.choice(TRAIN_TEMPLATES[kind]))
         meaning = {"phrase": draw_phrase(rng)} if kind == "repeat" else rng.choice(all_meanings(kind))
         words = meaning_to_words(kind, meaning)
-    return build(template, meaning, words, rng, decorate)
+    return build(template, meaning, words, rng, decorate, openers)
 
 
-def build(template: Template, meaning: dict, words: dict, rng: random.Random, decorate: float) -> Utterance:
-    """Fill `template` with `words` and, by chance, put an opener before it and a closer behind it."""
+def build(
+    template: Template,
+    meaning: dict,
+    words: dict,
+    rng: random.Random,
+    decorate: float,
+    openers: Sequence[str] = (),
+) -> Utterance:
+    """Fill `template` with `words` and, by chance, put an opener before it or a closer behind it; see `draw`."""
     text = template.fill(words)
     opener = ""
-    if template.kind not in BARE_KINDS and rng.random() < decorate:
-        if rng.random() < 0.65:
+    if template.kind not in BARE_KINDS and (openers or rng.random() < decorate):
+        if openers or rng.random() < 0.65:
             first = normalize(text.split()[0])
-            opener = rng.choice([o for o in OPENERS if _OPENER_WORDS[o] != first])  # no "and and"
+            opener = rng.choice([o for o in openers or OPENERS if _OPENER_WORDS[o] != first])  # no "and and"
             text = f"{opener} {lower_first(text)}"
         else:
             text = text[:-1] + rng.choice(CLOSERS) + text[-1]

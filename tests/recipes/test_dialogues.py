@@ -21,7 +21,7 @@ from recipes.mini.dialogues import (
 )
 from recipes.mini.script import Event, Script
 from recipes.mini.sounds import SOUNDS, make_sound
-from recipes.mini.utterances import Utterance
+from recipes.mini.utterances import AGREEING, Utterance, draw
 from recipes.mini.voices import ASSISTANT
 
 
@@ -82,6 +82,23 @@ def test_listeners_sounds_do_not_stop_the_model(scripts):
     assert all(sc.events[e.after].cut_by is None for sc, e in hums)
 
 
+def test_who_agrees_first_and_then_asks_stops_the_model(scripts):
+    breaking = [sc.events[e.cut_by].text for sc in scripts for e in sc.events if e.cut_by is not None]
+    agreeing = [text for text in breaking if text.startswith(AGREEING)]
+    assert {"Okay,", "Right,", "All right,", "Yeah,"} <= set(AGREEING) and "So," not in AGREEING
+    assert 0.2 < len(agreeing) / len(breaking) < 0.45
+    hums = {e.text for sc in scripts for e in sc.events if e.kind == "backchannel" and e.side == "user"}
+    assert hums and not any(opener.startswith(hum.strip(".")) for hum in hums for opener in AGREEING)
+
+
+def test_an_opener_asked_for_is_there_and_the_question_is_whole():
+    rng = random.Random(0)
+    for kind in ("plus", "opposite", "other"):
+        text = draw(rng, kind, openers=("Okay,",)).text
+        assert text.startswith("Okay, ") and len(text.split()) > 2
+    assert not draw(rng, "thanks", openers=("Okay,",)).text.startswith("Okay")  # whole as it is
+
+
 def test_the_model_hums_only_in_long_turns(scripts):
     hums = [(sc, e) for sc in scripts for e in sc.events if e.kind == "backchannel" and e.side == "model"]
     assert len(hums) > 40
@@ -126,8 +143,8 @@ class Poor:
 
     voice, factor = "kokoro:af_sky", 1.0
 
-    def say(self, kind=None):
-        if kind not in (None, "plus"):
+    def say(self, kind=None, openers=()):
+        if kind not in (None, "plus") or openers:
             raise NoUtterance(kind)
         return Said(Utterance("plus", "Two plus two?", {"a": 2, "b": 2}))
 

@@ -107,7 +107,7 @@ def test_a_text_that_nobody_said_is_put_together_from_its_words(library):
 
 def test_users_say_fresh_phrases_in_words_of_their_clips(library, monkeypatch):
     drawn = iter([Utterance("plus", "three cats"), Utterance("plus", "One blue cat.")])
-    monkeypatch.setattr(sources, "draw", lambda rng, kind: next(drawn))
+    monkeypatch.setattr(sources, "draw", lambda rng, kind, openers: next(drawn))
     source = sources.SplicedSource(random.Random(1), library, VOICE, 1.0)
     said = source.say("plus")  # cats are passed over
     assert said.utterance.text == "One blue cat." and said.clip.startswith("spliced/")
@@ -116,6 +116,6 @@ def test_users_say_fresh_phrases_in_words_of_their_clips(library, monkeypatch):
     spoken = speak_user(event, Script("0", VOICE, 1.0), library)
     assert [word for word, _, _ in spoken.words] == ["One", "blue", "cat."]
     assert np.array_equal(spoken.audio, speak_user(event, Script("0", VOICE, 1.0), library).audio)
-    monkeypatch.setattr(sources, "draw", lambda rng, kind: Utterance("plus", "three cats"))
+    monkeypatch.setattr(sources, "draw", lambda rng, kind, openers: Utterance("plus", "three cats"))
     with pytest.raises(NoUtterance):
         source.say("plus")
