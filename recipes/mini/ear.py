@@ -26,6 +26,7 @@ from recipes.mini.codec_data import all_lines
 from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear_model import (
     CODEC,
+    COMPONENTS,
     ENCODER_LAYERS,
     WORDS,
     Ear,
@@ -210,7 +211,7 @@ def train(args: argparse.Namespace) -> int:
         output=str(args.out), steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed,
     )  # fmt: skip
-    path = args.out / "components.safetensors"
+    path = args.out / COMPONENTS
     if not path.exists() and args.begin is not None:
         shutil.copyfile(args.begin / path.name, path)
     if not path.exists():

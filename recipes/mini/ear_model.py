@@ -52,6 +52,7 @@ ENCODER_LAYERS = 12  # of the encoder's transformer, where the ear learns them
 
 
 STEM = "stem.safetensors"
+COMPONENTS = "components.safetensors"  # of spectra, which the layers below the convolutions find
 WORDS = "heard.txt"  # what its reader tells, in an ear's folder
 LOWER = 10  # layers of the codec's encoder that lie below the convolutions of an ear
 
@@ -200,11 +201,19 @@ class Ear(nn.Module):
         return made | {"inputs": inputs, "codes": codes}
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the ear that a run in a folder made, or of one that is kept in parts; AizuchiError if it has not
+    ended, or a part is missing.
+    """
     path = folder / "model/weights.pt"
-    if not path.exists():
+    parts = [path] if path.exists() else sorted(path.parent.glob("weights-*-of-*.pt"))
+    if not parts:
         raise AizuchiError(f"{path} is missing; python -m recipes.mini.ear makes it")
-    return torch.load(path, weights_only=True)
+    if len(parts) != (1 if path.exists() else int(parts[0].stem.split("-")[-1])):
+        raise AizuchiError(
+            f"{path.parent}: of the weights there is only {', '.join(part.name for part in parts)}"
+        )
+    return {name: weight for part in parts for name, weight in torch.load(part, weights_only=True).items()}
 
 
 def _stem(folder: Path) -> dict[str, Tensor]:
@@ -235,7 +244,7 @@ def load_ear(folder: Path) -> Ear:
     """
     from aizuchi.models.mimi import MimiConfig
 
-    weights = _weights(folder)
+    weights = read_weights(folder)
     config = MimiConfig(
         **CODEC
         | {
@@ -269,7 +278,7 @@ def begin_from(ear: Ear, folder: Path, codec: Path | None = None, words: HeardWo
 
     Raises AizuchiError if that one has not ended, or if the codec is of other sizes.
     """
-    other, own = _weights(folder) if codec is None else _heard_with(codec, folder), ear.state_dict()
+    other, own = read_weights(folder) if codec is None else _heard_with(codec, folder), ear.state_dict()
     if codec is not None and (
         strange := [n for n, w in other.items() if n not in own or own[n].shape != w.shape]
     ):

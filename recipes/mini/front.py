@@ -23,7 +23,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.train.codebooks import kmeans
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import RUNS, add_inputs, run_command
-from recipes.mini.ear_model import CODEC, Ear, halves, load_ear
+from recipes.mini.ear_model import CODEC, COMPONENTS, Ear, halves, load_ear
 from recipes.mini.spectrum import Components, log_frames, mel_power
 from recipes.mini.stage import Stage, StageConfig
 from recipes.mini.tokens import LISTEN
@@ -275,7 +275,7 @@ def assemble(args: argparse.Namespace) -> int:
     codec.quantizer.load_state_dict(ear.quantizer.state_dict())
     round_to_bfloat16(codec)  # first: codebooks are begun on what the shipped weights give
     round_to_int8(codec.encoder_transformer)
-    components = Components.load(args.ear / "components.safetensors")
+    components = Components.load(args.ear / COMPONENTS)
     rows = SoundRows(args.sound, ("train",), 16, 7, args.assistant)
     latents, spectra = [], []
     for step in range(args.batches):

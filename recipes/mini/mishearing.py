@@ -25,7 +25,7 @@ from aizuchi.train.tokens import Pieces, TokenSource, collate
 from recipes.mini.clips import ClipLibrary
 from recipes.mini.command import RUNS, add_inputs, run_command
 from recipes.mini.ear import FRAMES, ROUGH
-from recipes.mini.ear_model import WORD_DELAY, Ear, load_ear, words_of
+from recipes.mini.ear_model import COMPONENTS, WORD_DELAY, Ear, load_ear, words_of
 from recipes.mini.ear_rows import EarRows
 from recipes.mini.heard import DELAY, OTHER, HeardWords
 from recipes.mini.spectrum import Components, log_frames
@@ -155,7 +155,7 @@ def make(args: argparse.Namespace) -> int:
     ear, heard = load_ear(args.ear), HeardWords(args.heard)
     told = own_classes(ear, words_of(args.ear, args.heard), heard)
     rows = EarRows(ClipLibrary(args.clips), [], heard, FRAMES, args.seed)
-    components = Components.load(args.ear / "components.safetensors")
+    components = Components.load(args.ear / COMPONENTS)
     found = listen(ear, components, rows, args.batches or 250, args.no_word, told, len(heard))
     found.save(args.out)
     print(

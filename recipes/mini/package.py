@@ -1,4 +1,4 @@
-"""Put a trained model into the package: `python -m recipes.mini.package codec|model --help`.
+"""Put a trained model into the package: `python -m recipes.mini.package codec|ear|model --help`.
 
 The language model's matrices are shipped in int8, all else in bfloat16. The codec that writes the training's tokens
 is rounded to bfloat16 before anything is encoded: what is shipped gives the very codes that the model learned from.
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from aizuchi.errors import AizuchiError
 from aizuchi.files import write_text
 from recipes.mini.command import RUNS, run_command
-from recipes.mini.ear_model import LOWER
+from recipes.mini.ear_model import COMPONENTS, LOWER, STEM, WORDS, read_weights
 
 TARGET = Path("aizuchi/pretrained/mini")
 LIMIT = 32 << 20  # bytes, all files together
 SHARD = "15MB"
+PART = 12 << 20  # bytes of an ear's weights in a file
 ACOUSTIC_IN = "acoustic_residual_vector_quantizer.input_proj.weight"  # what a new ear may turn
 CODEBOOK = (
     ".embed_sum",
@@ -89,6 +90,37 @@ def package_codec(args: argparse.Namespace) -> int:
     round_to_bfloat16(codec)
     save_model(codec, args.out)
     print(args.out)
+    return 0
+
+
+def package_ear(args: argparse.Namespace) -> int:
+    """Write an ear to keep: in bfloat16, without what it never learns, in files that none is too large of."""
+    weights = {
+        name: weight.bfloat16() if weight.is_floating_point() and not name.endswith(CODEBOOK) else weight
+        for name, weight in read_weights(args.ear).items()
+        if ".acoustic_" not in name
+    }
+    parts: list[dict[str, Tensor]] = [{}]
+    room = PART
+    for name, weight in weights.items():
+        room -= weight.numel() * weight.element_size()
+        if room < 0:
+            parts.append({})
+            room = PART - weight.numel() * weight.element_size()
+        parts[-1][name] = weight
+    scratch = args.out.with_name(f".{args.out.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "model").mkdir(parents=True)
+    for number, part in enumerate(parts, 1):
+        name = f"weights-{number}-of-{len(parts)}.pt" if len(parts) > 1 else "weights.pt"
+        torch.save(part, scratch / "model" / name)
+    for name in (STEM, COMPONENTS, WORDS):
+        if (args.ear / name).exists():
+            shutil.copyfile(args.ear / name, scratch / name)
+    shutil.rmtree(args.out, ignore_errors=True)
+    scratch.rename(args.out)
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(f"{args.out}: {size / 2**20:.1f} MiB, weights in {len(parts)} file{'s' * (len(parts) > 1)}")
     return 0
 
 
@@ -183,6 +215,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     codec.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="default %(default)s")
     codec.set_defaults(run=package_codec)
+    ear = commands.add_parser(
+        "ear", help="write an ear to go on from: in bfloat16, in files of less than 16 MiB"
+    )
+    ear.add_argument("--ear", type=Path, default=RUNS / "ear", help="default %(default)s")
+    ear.add_argument(
+        "--out", type=Path, default=Path("recipes/mini/milestone/ear"), help="default %(default)s"
+    )
+    ear.set_defaults(run=package_ear)
     model = commands.add_parser("model", help="write the package's folder")
     model.add_argument("--model", type=Path, default=RUNS / "moshi/model", help="default %(default)s")
     model.add_argument(

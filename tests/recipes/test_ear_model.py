@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aizuchi.errors import AizuchiError
-from recipes.mini import ear_model, front
+from recipes.mini import ear_model, front, package
 from recipes.mini.spectrum import BANDS, STEPS
 
 
@@ -31,6 +31,30 @@ def test_an_ear_that_tells_more_words_keeps_those_it_could_tell(tmp_path):
     ear_model.begin_from(made, tmp_path)
     assert torch.equal(made.words.weight[:5], other.words.weight) and torch.equal(made.words.weight[5:], new)
     assert torch.equal(made.words.bias[:5], other.words.bias)
+
+
+def test_an_ear_is_kept_in_parts_and_goes_on_as_it_was(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(1)
+    other, kept = ear_model.Ear(5, reader_layers=1), tmp_path / "kept"
+    (tmp_path / "run/model").mkdir(parents=True)
+    torch.save(other.state_dict(), tmp_path / "run/model/weights.pt")
+    other.convs.save_stem(tmp_path / "run")
+    (tmp_path / "run" / ear_model.WORDS).write_text("one\n")
+    monkeypatch.setattr(package, "PART", 4 << 20)
+    assert package.main(["ear", "--ear", str(tmp_path / "run"), "--out", str(kept)]) == 0
+    files = sorted(kept.glob("model/*"))
+    assert len(files) > 1 and max(file.stat().st_size for file in files) < 5 << 20
+    assert "files" in capsys.readouterr().out and (kept / ear_model.WORDS).read_text() == "one\n"
+    made, was = ear_model.load_ear(kept).state_dict(), other.state_dict()
+    for name, weight in made.items():
+        if ".acoustic_" not in name:
+            exact = name.endswith(package.CODEBOOK)
+            assert torch.equal(weight, was[name] if exact else was[name].bfloat16().to(weight.dtype)), name
+    files[0].unlink()  # a part that is lost is missed
+    with pytest.raises(AizuchiError, match="there is only weights-2-of"):
+        ear_model.load_ear(kept)
+    assert package.main(["ear", "--ear", str(tmp_path / "none"), "--out", str(kept)]) != 0
+    assert files[1].exists()  # nothing was lost for it
 
 
 def test_an_ear_begins_with_a_codec_that_hears_with_another(tmp_path):
