@@ -121,10 +121,8 @@ def stock_lines() -> tuple[str, ...]:
 
 
 def again(previous: str | None, rng: random.Random) -> str:
-    """The last line once more, sometimes after "I said"."""
-    if previous is None:
-        return rng.choice(NOTHING_TO_REPEAT)
-    return previous if rng.random() < 0.7 else f"I said: {previous}"
+    """The last line once more; behind "I said", a model that did not know of one said "I said" over and over."""
+    return rng.choice(NOTHING_TO_REPEAT) if previous is None else previous
 
 
 def _cap(text: str) -> str:

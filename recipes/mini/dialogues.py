@@ -24,7 +24,11 @@ from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 
 # Seconds. The model's side is what it learns: keep these tight.
 REPLY_GAP = (0.3, 0.44)
-LATE_GAP = (0.6, 2.4)  # of answers that come late, see `write_script`
+STOP_REPLY_GAP = (
+    0.6,
+    0.8,
+)  # of "okay" to "stop": who says it often goes on, and to go on himself is not to stop
+LATE_GAP = (0.85, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
 # A stop comes a moment after the interruption's start, or a frame later, or another one: at each frame rather than not,
 # for a model that takes the likelier of the two stops then, also when it has let the first frames pass.
@@ -144,7 +148,9 @@ class _Writer:
         text = reply(said.utterance, self.rng, self.line)
         if gap is None and self.late and self.rng.random() < self.late:
             gap = self._between(LATE_GAP)
-        event = self.add("model", text, "answer", self._between(REPLY_GAP) if gap is None else gap)
+        if gap is None:
+            gap = self._between(STOP_REPLY_GAP if said.utterance.kind == "stop" else REPLY_GAP)
+        event = self.add("model", text, "answer", gap)
         self.last = event.id
         if said.utterance.kind != "again":
             self.line = text
@@ -323,7 +329,7 @@ def write_script(
 
 def is_late(event: Event) -> bool:
     """Whether an answer comes later than it should."""
-    return event.kind == "answer" and event.gap > REPLY_GAP[1]
+    return event.kind == "answer" and event.gap > STOP_REPLY_GAP[1]
 
 
 def fresh_script(seed: str, voice: str | None = None) -> Script:
