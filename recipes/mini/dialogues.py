@@ -24,10 +24,8 @@ from recipes.mini.voices import ASSISTANT, draw_factor, training_voices
 
 # Seconds. The model's side is what it learns: keep these tight.
 REPLY_GAP = (0.3, 0.44)
-STOP_REPLY_GAP = (
-    0.6,
-    0.8,
-)  # of "okay" to "stop": who says it often goes on, and to go on himself is not to stop
+# Of "okay" to "stop": who says it often goes on, and who speaks again at once has not stopped.
+STOP_REPLY_GAP = (0.6, 0.8)
 LATE_GAP = (0.85, 2.4)  # of answers that come late, see `write_script`
 BACKCHANNEL_GAP = (0.12, 0.3)
 # A stop comes a moment after the interruption's start, or a frame later, or another one: at each frame rather than not,
@@ -51,18 +49,7 @@ LONG_KINDS = ("count", "joke", "spell", "abilities", "count_from", "joke")
 STOPS, AGREES = 0.3, 0.3
 _OPENS = ("Okay.", "Right.", "Yeah.")
 _NO_BREAK = ("greeting", "goodbye", "again", "thanks", "praise", "hear_me")
-_ASKED = (
-    "plus",
-    "minus",
-    "times",
-    "opposite",
-    "color",
-    "sound",
-    "number_after",
-    "day_after",
-    "month_before",
-    "other",
-)
+_ASKED = "plus minus times opposite color sound number_after day_after month_before other".split()
 # Kinds that make no sense as a fresh question of the user in the middle of a talk.
 _FIRST_ONLY = ("greeting",)
 
