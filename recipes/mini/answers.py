@@ -168,9 +168,8 @@ def domain_answers(kind: str, meaning: dict) -> tuple[str, ...]:
         case "sound":
             sound, animal = facts.SOUNDS[meaning["animal"]][0], meaning["animal"]
             twice = sound if len(sound.split()) > 2 else f"{sound}, {sound}"  # short ones are easily missed
-            return (
-                f"The {animal} says {twice}.",
-            )  # behind "it says" half of them were heard as something else
+            # behind "it says" a quarter of them were heard as something else
+            return (f"The {animal} says {twice}.",)
         case "spell":
             letters = ", ".join(meaning["word"].upper())
             return (f"{letters}.", f"{_cap(meaning['word'])}: {letters}.")
