@@ -62,8 +62,9 @@ class TextOnlyConfig:
     train: token shards of text (`aizuchi data text`), ``path[:weight],path2[:weight2]``. share: of the steps.
     frames: tokens of a row. learning_rate: None = that of the temporal model. foreign: share of the rows in which the
     model meanwhile hears and speaks what is said in other dialogues: for `heard_text`, whose words are then all that
-    tells what to answer; spoken: of the rows before these in which the user says the words of the text, each as it
-    sounds in some dialogue (`WordSounds`), so that sound does not come with known phrases alone. Others are silent.
+    tells what to answer; it is a share of what `spoken` leaves: the rows in which the user says the words of the text,
+    each as it sounds in some dialogue (`WordSounds`), so that sound does not come with known phrases alone. Others are
+    silent.
     """
 
     train: str = ""

@@ -244,7 +244,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")
     model.add_argument("--temperature", type=float, default=0.2, help="of the voice (default %(default)s)")
     model.add_argument(
-        "--text-temperature", type=float, default=0.3, help="of the text (default %(default)s)"
+        "--text-temperature", type=float, default=0.1, help="of the text (default %(default)s)"
     )
     model.add_argument("--metrics", type=Path, help="JSON with what was measured")
     model.add_argument("--out", type=Path, default=TARGET, help="default %(default)s")
