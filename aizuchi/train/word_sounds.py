@@ -70,7 +70,9 @@ class WordSounds:
             self.codes.append(none)
 
     def run(self, classes: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
-        """Codes of the first of some words, and of those behind it that follow where it was found."""
+        """Codes of the first of some words, and of those behind it that follow where it was found; silence for one that
+        no dialogue has.
+        """
         known = self.places.get(classes[0])
         if known is None:
             return [np.full((self.codebooks, UNKNOWN), -1, np.int16)]

@@ -56,6 +56,12 @@ def run_of(tmp_path, count=6, texts=(), **changes):
     return MoshiTrainer(config, model, [(train, 1.0)], [(valid, 1.0)], texts=texts)
 
 
+def text_alone(ids, times):
+    """A source of one text: some ids, over and over."""
+    none = np.zeros((0, len(ids) * times), np.int16)
+    return [(TokenList([TokenDialogue(np.tile(np.array(ids, np.int32), times), none, none)]), 1.0)]
+
+
 def quiet(count=6, seed=0):
     """Dialogues of a user who says words, to a model that hardly says any."""
     return [
@@ -179,9 +185,8 @@ def test_what_to_answer_is_not_learned_from_the_sound(tmp_path):
 
 
 def test_of_text_alone_the_answers_are_learned(tmp_path):
-    ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
-    none = np.zeros((0, len(ids)), np.int16)
-    texts = [(TokenList([TokenDialogue(ids, none, none)]), 1.0)]
+    texts = text_alone([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], 8)
+    ids = texts[0][0].dialogues[0].text
     trainer = run_of(tmp_path, texts=texts, text_only=dict(share=0.5, frames=56))
     batch = Batch(
         torch.from_numpy(ids)[None].long(),
@@ -331,9 +336,7 @@ def test_shards_keep_what_is_heard(tmp_path):
 
 
 def test_text_alone_meets_the_sound_of_other_dialogues(tmp_path):
-    ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], np.int32), 8)
-    none = np.zeros((0, len(ids)), np.int16)
-    texts = [(TokenList([TokenDialogue(ids, none, none)]), 1.0)]
+    texts = text_alone([FIRST + 4, PAD, FIRST + 9, 0, 7, 8, PAD], 8)
     options = dict(share=0.5, frames=56, foreign=0.6)
     trainer = run_of(tmp_path, texts=texts, text_only=options, batch_size=40, micro_batch_size=40)
     assert trainer.batches[0][0].foreign is None

@@ -7,7 +7,7 @@ import torch
 from aizuchi.errors import AizuchiError
 from aizuchi.train.tokens import Pieces, TokenDialogue, TokenList
 from aizuchi.train.word_sounds import LONGEST, UNKNOWN, WordSounds
-from tests.train.test_heard_text import FIRST, PAD, quiet, run_of
+from tests.train.test_heard_text import FIRST, PAD, quiet, run_of, text_alone
 from tests.train.tiny import config_of
 
 WORDS = range(FIRST, FIRST + 32)
@@ -72,9 +72,7 @@ def test_a_text_is_spoken_word_by_word_and_keeps_its_answers():
 
 
 def test_rows_of_text_are_spoken_to_the_model(tmp_path):
-    ids = np.tile(np.array([FIRST + 4, PAD, FIRST + 8, 0, 7, 8, PAD], np.int32), 20)
-    none = np.zeros((0, len(ids)), np.int16)
-    texts = [(TokenList([TokenDialogue(ids, none, none)]), 1.0)]
+    texts = text_alone([FIRST + 4, PAD, FIRST + 8, 0, 7, 8, PAD], 20)
     options = dict(share=0.5, frames=56, spoken=0.5)
     trainer = run_of(tmp_path, texts=texts, text_only=options, batch_size=40, micro_batch_size=40)
     batch = trainer.batches[1][0]
