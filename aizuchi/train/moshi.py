@@ -34,7 +34,6 @@ from .run import TrainingRun, Values
 from .schedule import lr_scale
 from .thin import thin_repeats
 from .tokens import Batch, Pieces, StepBatches, TokenSource, collate
-from .word_sounds import WordSounds
 
 SETTLED = 64  # frames of silence until its codes stay
 
@@ -106,15 +105,8 @@ class MoshiTrainer(MoshiState, TrainingRun):
         }
         world = self.accelerator.num_processes
         codebooks = model.config.num_codebooks
-        pieces = Pieces(train, config.data.frames, config.seed)
-        sounds = None
-        if self.heard_text is not None and config.text_only is not None and config.text_only.spoken:
-            words = range(self.heard_text.first, model.config.vocab_size)
-            sounds = WordSounds(
-                pieces, codebooks, words, model.config.text_padding_token_id, self.heard_text.given.delay
-            )
         self.steps_data = self.batches = StepBatches(
-            pieces,
+            Pieces(train, config.data.frames, config.seed),
             config.batch_size,
             config.micro_batch_size,
             codebooks,
@@ -126,8 +118,6 @@ class MoshiTrainer(MoshiState, TrainingRun):
             config.user_mask,
             config.user_warp,
             0.0 if config.text_only is None else config.text_only.foreign,
-            sounds,
-            0.0 if config.text_only is None else config.text_only.spoken,
         )
         self.valid = Pieces(valid, config.data.frames, config.seed) if valid else None
         self._matmul_rate = 0.0

@@ -62,9 +62,7 @@ class TextOnlyConfig:
     train: token shards of text (`aizuchi data text`), ``path[:weight],path2[:weight2]``. share: of the steps.
     frames: tokens of a row. learning_rate: None = that of the temporal model. foreign: share of the rows in which the
     model meanwhile hears and speaks what is said in other dialogues: for `heard_text`, whose words are then all that
-    tells what to answer; it is a share of what `spoken` leaves: the rows in which the user says the words of the text,
-    each as it sounds in some dialogue (`WordSounds`), so that sound does not come with known phrases alone. Others are
-    silent.
+    tells what to answer. Other rows are silent.
     """
 
     train: str = ""
@@ -72,7 +70,6 @@ class TextOnlyConfig:
     frames: int = 1024
     learning_rate: float | None = None
     foreign: float = 0.0
-    spoken: float = 0.0
 
 
 @dataclass
@@ -229,12 +226,9 @@ class MoshiTraining:
             share = self.text_only.share
             check(0 < share < 1, f"text_only.share must lie between 0 and 1, not {share}")
             check(self.text_only.frames >= 2, "text_only.frames must be at least 2")
-            for name in ("foreign", "spoken"):
-                part = getattr(self.text_only, name)
-                check(0 <= part <= 1, f"text_only.{name} is a share between 0 and 1, not {part}")
-                check(
-                    not part or self.heard_text is not None, f"text_only.{name} is for runs with heard_text"
-                )
+            foreign = self.text_only.foreign
+            check(0 <= foreign <= 1, f"text_only.foreign is a share between 0 and 1, not {foreign}")
+            check(not foreign or self.heard_text is not None, "text_only.foreign is for runs with heard_text")
             check(self.task == "dialogue", "text_only is for task: dialogue")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 

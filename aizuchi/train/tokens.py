@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from aizuchi.errors import AizuchiError
 
 from .disturb import hide_frames, warp_frames
 from .order import item_at, keyed_generator
-
-if TYPE_CHECKING:
-    from .word_sounds import WordSounds
 
 _BLOCK = 1000  # positions within which sources have exactly their shares
 
@@ -180,8 +177,8 @@ def _block_order(
 class Batch:
     """Rows padded together: text (B, T), codes (B, K, T), lengths (B,), heard (B, T); padding is -1.
 
-    K is 0 for text alone; ``foreign`` (2, B, K, T) is then what both sides sound like meanwhile, -1 where there is
-    silence.
+    K is 0 for text alone; ``foreign`` (2, B, K, T) is then what both sides of other dialogues sound like, -1 where
+    there is silence.
     """
 
     text: Tensor
@@ -225,8 +222,7 @@ class StepBatches(torch.utils.data.Dataset):
     micro-batch, and so is what is masked in them: the text of a share ``text_mask`` of the rows, the user's codes
     of a share ``user_mask`` of the frames; at a share ``user_warp`` of them the user halts or skips a frame. With
     ``texts``, a share of the steps, evenly spread, has rows of text alone, whose batches have no codebooks; either
-    kind of step has positions of its own. Of these rows a share ``spoken`` has the user's words as ``sounds`` says
-    them, and a share ``foreign`` of the others the sound of other dialogues.
+    kind of step has positions of its own. A share ``foreign`` of these rows has the sound of other dialogues.
     """
 
     def __init__(
@@ -243,8 +239,6 @@ class StepBatches(torch.utils.data.Dataset):
         user_mask: float = 0.0,
         user_warp: float = 0.0,
         foreign: float = 0.0,
-        sounds: WordSounds | None = None,
-        spoken: float = 0.0,
     ):
         if batch_size % (micro * world):
             raise AizuchiError(
@@ -256,7 +250,7 @@ class StepBatches(torch.utils.data.Dataset):
         self.user_mask, self.user_warp = user_mask, user_warp
         self.rank, self.rows = rank, batch_size // world
         self.texts, self.share = texts, share if texts is not None else 0.0
-        self.foreign, self.sounds, self.spoken = foreign, sounds, spoken
+        self.foreign = foreign
 
     def texts_before(self, step: int) -> int:
         """How many steps of text come before a step (counted from 0)."""
@@ -270,39 +264,21 @@ class StepBatches(torch.utils.data.Dataset):
         of_text, before = self.is_text(step), self.texts_before(step)
         turn = before if of_text else step - before
         first = turn * self.batch_size + self.rank * self.rows
+        draw, codebooks = (self.texts.draw, 0) if of_text and self.texts else (self._row, self.codebooks)
         batches = []
         for start in range(first, first + self.rows, self.micro):
             positions = range(start, start + self.micro)
-            if of_text and self.texts is not None:
-                batches.append(self._texts(self.texts, positions))
-            else:
-                batches.append(collate([self._row(p) for p in positions], self.codebooks))
+            batches.append(collate([draw(p) for p in positions], codebooks))
+            if of_text and self.foreign:
+                sounds = [self._foreign(p, batches[-1].text.shape[1]) for p in positions]
+                batches[-1].foreign = torch.from_numpy(np.stack(sounds, 1))
         return batches
 
-    def _texts(self, texts: Pieces, positions: range) -> Batch:
-        """Rows of text alone, and what is heard meanwhile."""
-        rows, heard = [], []
-        for position in positions:
-            row, rng = texts.draw(position), keyed_generator(self.pieces.seed, "foreign", position)
-            if self.sounds is not None and rng.random() < self.spoken:
-                text, user = self.sounds.speak(row.text, texts.frames, rng)
-                row = replace(row, text=text)
-                heard.append(np.stack([np.full_like(user, -1), user]))
-            elif rng.random() < self.foreign:
-                heard.append(self._foreign(len(row.text), rng))
-            else:
-                heard.append(np.full((2, self.codebooks, 0), -1))
-            rows.append(row)
-        batch = collate(rows, 0)
-        if self.foreign or self.spoken:
-            batch.foreign = torch.full((2, len(rows), self.codebooks, batch.text.shape[1]), -1)
-            for i, codes in enumerate(heard):
-                batch.foreign[:, i, :, : codes.shape[-1]] = torch.from_numpy(codes)
-        return batch
-
-    def _foreign(self, frames: int, rng: np.random.Generator) -> np.ndarray:
+    def _foreign(self, position: int, frames: int) -> np.ndarray:
         """(2, K, frames) codes of the model and of the user of dialogues that have nothing to do with a text."""
-        codes, at = np.full((2, self.codebooks, frames), -1), 0
+        codes = np.full((2, self.codebooks, frames), -1)
+        rng = keyed_generator(self.pieces.seed, "foreign", position)
+        at = 0 if rng.random() < self.foreign else frames
         while at < frames:
             row = self.pieces.draw(int(rng.integers(1 << 30)))
             for side, given in zip(codes, (row.model, row.user)):
