@@ -122,10 +122,13 @@ def _whisper(parser: argparse.ArgumentParser) -> None:
     )
 
 
+USER = "hibari:0.9"
+
+
 def _voices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--user",
-        default="hibari:0.9",
+        default=USER,
         metavar="SPEC",
         help="the user's voice: hibari, hibari:SHIFT, package.module:factory",
     )
@@ -176,7 +179,13 @@ def _add_scenarios(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--texts", metavar="FILE", help="texts of your own (JSON; see docs/evaluation.md)")
     parser.add_argument("--seed", type=int, default=0, help="of every choice (default: 0)")
-    _voices(parser)
+    parser.add_argument(
+        "--user",
+        nargs="+",
+        default=[USER],
+        metavar="SPEC",
+        help="the user's voice: hibari, hibari:SHIFT, package.module:factory; of several, scenarios take turns",
+    )
 
 
 def _add_turns(parser: argparse.ArgumentParser) -> None:

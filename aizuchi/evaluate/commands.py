@@ -28,9 +28,8 @@ def run_scenarios(args: Any) -> list[str]:
 
     texts = None if args.texts is None else read_texts(args.texts)
     kinds = args.kinds or [kind for kind in KINDS if texts is None or kind in texts]
-    count = build(
-        args.folder, open_synthesizer(args.user), kinds, args.count, args.seed, texts, progress=not args.quiet
-    )
+    speakers = [open_synthesizer(spec) for spec in args.user]
+    count = build(args.folder, speakers, kinds, args.count, args.seed, texts, progress=not args.quiet)
     return [f"{count} scenarios in {args.folder}"]
 
 

@@ -48,7 +48,7 @@ def read_texts(path: str | Path) -> dict[str, list[Any]]:
 
 def build(
     folder: str | Path,
-    synthesizer: Synthesizer,
+    synthesizer: Synthesizer | Sequence[Synthesizer],
     kinds: Sequence[str] = KINDS,
     count: int | None = None,
     seed: int = 0,
@@ -59,7 +59,7 @@ def build(
 
     Args:
         folder: created if need be; scenarios in it with the same names are replaced.
-        synthesizer: the user's voice.
+        synthesizer: the user's voice; of several, each kind's first scenario has the first, the next the second.
         kinds: which to make.
         count: of each kind at most; None makes one of each text (and 12 without words).
         seed: of every choice.
@@ -70,8 +70,11 @@ def build(
         How many scenarios were written.
 
     Raises:
-        AizuchiError: a kind is unknown, count is not positive, or a text is malformed.
+        AizuchiError: a kind is unknown, count is not positive, a text is malformed, or there is no voice.
     """
+    speakers = list(synthesizer) if isinstance(synthesizer, Sequence) else [synthesizer]
+    if not speakers:
+        raise AizuchiError("no voice for the user: give at least one synthesizer")
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise AizuchiError(f"unknown kinds {', '.join(unknown)}: choose from {', '.join(KINDS)}")
@@ -82,12 +85,13 @@ def build(
     for kind in kinds:
         source = (texts if texts is not None else BUILT_IN).get(kind, [])
         items = list(source) if kind != "silence_and_noise" else [None] * (count or NOISE_COUNT)
-        jobs += [(kind, str(i), text) for i, text in enumerate(items[:count])]
+        jobs += [(kind, i, text) for i, text in enumerate(items[:count])]
     if not jobs:
         raise AizuchiError("no scenario to make: the texts hold nothing for the kinds asked for")
     truth: dict[str, list[float]] = {}
-    for kind, name, text in tqdm(jobs, desc="scenarios", unit="", disable=None if progress else True):
-        scenario = make_scenario(kind, text, name, seed, synthesizer)
+    for kind, i, text in tqdm(jobs, desc="scenarios", unit="", disable=None if progress else True):
+        name = str(i)
+        scenario = make_scenario(kind, text, name, seed, speakers[i % len(speakers)])
         save_scenario(scenario, root / kind / name)
         if kind == "backchannel":
             truth[name] = opportunity_histogram(scenario)
@@ -96,8 +100,8 @@ def build(
     manifest = {
         "format": FORMAT,
         "seed": seed,
-        "synthesizer": synthesizer.name,
-        "scenarios": {kind: [name for k, name, _ in jobs if k == kind] for kind in kinds},
+        "synthesizer": ", ".join(speaker.name for speaker in speakers),
+        "scenarios": {kind: [str(i) for k, i, _ in jobs if k == kind] for kind in kinds},
     }
     write_json(root / MANIFEST, manifest)
     return len(jobs)

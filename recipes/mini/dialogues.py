@@ -44,6 +44,9 @@ SENTENCE_PAUSE = (0.5, 1.0)
 PAUSE_SHARE = 0.35  # of the turns that can have a hesitation
 SOUNDS = ("cough", "throat", "click", "knock", "hum", "rustle", "breath", "typing", "bump")
 LONG_KINDS = ("count", "joke", "spell", "abilities", "count_from", "joke")
+# Of the answers that somebody breaks into, or hums along with, those that are long: a model that was stopped in these
+# only, and before 0.7 of them, said all others to their end. And where, as a share of the answer.
+LONG, BROKEN_AT = 0.4, (0.15, 0.9)
 # Of the interruptions, those that are "stop", and those that begin as a listener's sound would ("okay, what is ...").
 # For these a model that met few did not stop; what it goes on for are sounds that no question begins with.
 STOPS, AGREES = 0.3, 0.3
@@ -186,17 +189,23 @@ class _Writer:
         self.exchange("again")
 
     def interruption(self) -> None:
-        """The user breaks into a long answer with a new question, or with "stop"."""
-        said = self.source.say(self.rng.choice(LONG_KINDS))
-        self.user(said, self.user_gap())
-        answered = self.answer(said)
+        """The user breaks into an answer with a new question, or with "stop"."""
+        answered = self._talk()
         new = self._breaking_in()
-        where = round(self.rng.uniform(0.25, 0.7), 3)
+        where = self._between(BROKEN_AT)
         breaking = self.user(new, 0.0, fraction=where)
         # over before the answer to what was said
         longer = new.utterance.kind != "stop" and len(new.utterance.text.split()) > 3
         answered.cut_by, answered.cut_lag = breaking.id, self._stop_lag(LAST_STOP if longer else STOP_LAG[1])
         self.answer(new)
+
+    def _talk(self) -> Event:
+        """A question, and its answer, over which something happens."""
+        said = self.source.say(self.rng.choice(LONG_KINDS) if self.rng.random() < LONG else None)
+        while said.utterance.kind in (*_FIRST_ONLY, "stop", "again"):
+            said = self.source.say()
+        self.user(said, self.user_gap())
+        return self.answer(said)
 
     def _breaking_in(self) -> Said:
         drawn = self.rng.random()
@@ -218,10 +227,8 @@ class _Writer:
         return round(lag, 3)
 
     def listener(self) -> None:
-        """The user hums along with a long answer, and the model goes on."""
-        said = self.source.say(self.rng.choice(LONG_KINDS))
-        self.user(said, self.user_gap())
-        answered = self.answer(said)
+        """The user hums along with an answer, and the model goes on."""
+        answered = self._talk()
         hum = self.source.say("backchannel")
         while hum.utterance.text in _OPENS:
             hum = self.source.say("backchannel")
@@ -256,9 +263,7 @@ class _Writer:
     def noise(self) -> None:
         """Sounds in the room while nobody speaks, or over the model's answer; nobody reacts."""
         if self.script.events and self.rng.random() < 0.35:
-            said = self.source.say(self.rng.choice(LONG_KINDS))
-            self.user(said, self.user_gap())
-            answered = self.answer(said)
+            answered = self._talk()
             where = round(self.rng.uniform(0.1, 0.9), 3)
             self.add("room", self.rng.choice(SOUNDS), "sound", 0.0, fraction=where, gain=self._gain())
             self.last = answered.id
@@ -275,7 +280,7 @@ class _Writer:
 # Scenes and how often each comes.
 _SCENES: tuple[tuple[Callable[[_Writer], None], float], ...] = (
     (_Writer.exchange, 62),
-    (_Writer.interruption, 32),
+    (_Writer.interruption, 44),
     (_Writer.long_turn, 7),
     (_Writer.listener, 4),
     (_Writer.silence, 5),

@@ -277,6 +277,30 @@ def test_the_benchmarks_own_folder_is_scored_with_its_transcripts(tmp_path):
     assert item["rules"]["latency"] == pytest.approx(0.35)
 
 
+def test_several_voices_speak_one_scenario_after_the_other(tmp_path):
+    spoken = []
+
+    class Named(BurstSynthesizer):
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, text, seed=0):
+            spoken.append((self.name, text))
+            return super().__call__(text, seed)
+
+    texts = {"smooth_turn_taking": ["one one", "two two", "three three"], "backchannel": [["a b", "c d"]]}
+    build(
+        tmp_path,
+        [Named("ada"), Named("bob")],
+        ["smooth_turn_taking", "backchannel"],
+        texts=texts,
+        progress=False,
+    )
+    assert spoken[:3] == [("ada", "one one"), ("bob", "two two"), ("ada", "three three")]
+    assert spoken[3:] == [("ada", "a b"), ("ada", "c d")], "who begins a story tells all of it"
+    assert json.loads((tmp_path / "scenarios.json").read_text())["synthesizer"] == "ada, bob"
+
+
 def test_bad_sets_are_refused(tmp_path):
     with pytest.raises(AizuchiError, match="no folder"):
         find_samples(tmp_path / "nowhere")
@@ -284,6 +308,8 @@ def test_bad_sets_are_refused(tmp_path):
         find_samples(tmp_path)
     with pytest.raises(AizuchiError, match="unknown kinds"):
         build(tmp_path, BurstSynthesizer(), kinds=["dance"], progress=False)
+    with pytest.raises(AizuchiError, match="no voice"):
+        build(tmp_path, [], progress=False)
     for kind, text in (("pause_handling", "no bar"), ("user_interruption", "text"), ("backchannel", "text")):
         with pytest.raises(AizuchiError, match=kind):
             make_scenario(kind, text, "0", 0, BurstSynthesizer())

@@ -10,6 +10,7 @@ from recipes.mini.dialogues import (
     GO_ON,
     LAST_STOP,
     LATE_GAP,
+    LONG_KINDS,
     STOP_LAG,
     FreshSource,
     NoUtterance,
@@ -77,6 +78,19 @@ def test_interruptions_stop_the_model_and_are_taken_up(scripts):
         assert breaking.side == "user" and breaking.after == event.id and 0 < breaking.fraction < 1
         assert STOP_LAG[0] <= event.cut_lag <= LAST_STOP
         assert any(e.kind == "answer" and e.after == breaking.id for e in script.events)
+
+
+def test_answers_of_every_kind_are_interrupted_and_near_their_end_too(scripts):
+    """A model that had been stopped in long answers only, and early, went on with all the rest."""
+    asked, where = Counter(), []
+    for script in scripts:
+        for event in script.events:
+            if event.cut_by is not None:
+                asked[script.events[event.after].kind] += 1
+                where.append(script.events[event.cut_by].fraction)
+    other = sum(count for kind, count in asked.items() if kind not in LONG_KINDS)
+    assert 0.4 < other / asked.total() < 0.7 and len(asked) > 20
+    assert sum(at > 0.7 for at in where) > 0.2 * len(where) and max(where) < 0.95
 
 
 def test_listeners_sounds_do_not_stop_the_model(scripts):
