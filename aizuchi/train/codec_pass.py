@@ -41,6 +41,7 @@ class CodecPass(nn.Module):
         target: Tensor | None,
         quantize: bool = True,
         decoded: Tensor | None = None,
+        codes: Tensor | None = None,
     ) -> tuple[Tensor | None, Quantized | None, Tensor, Tensor]:
         """Waveforms (B, 1, S) -> (output (D, 1, S), what was quantized, semantic loss, how well it is told).
 
@@ -49,6 +50,7 @@ class CodecPass(nn.Module):
         Args:
             levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
             decoded: (B,) the D rows that are decoded; None for all. The others are only heard: they cost a third.
+            codes: (B, K, F) that rows are decoded from in place of the codec's own, -1 in rows of which it is these.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_part != "decoder"):
             latents = self.codec.encode_latent(wave)
@@ -61,6 +63,11 @@ class CodecPass(nn.Module):
         else:
             bypass = bypass if decoded is None else bypass[decoded]
             chosen = torch.where(bypass[:, None, None], plain, quantized.latents)
+        if codes is not None:
+            codes = codes if decoded is None else codes[decoded]
+            brought = codes[:, 0, 0] >= 0
+            entries = self.codec.quantizer.decode(codes.clamp(min=0)).to(chosen.dtype)
+            chosen = torch.where(brought[:, None, None], entries, chosen)
         output = None
         if self.train_part != "semantic":
             output = self.codec.decode_latent(chosen)[..., : wave.shape[-1]]

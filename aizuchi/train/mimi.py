@@ -168,9 +168,11 @@ class MimiTrainer(TrainingRun):
         levels, bypass = self._draw_levels(len(batch.wave))
         if self.decoder_only:  # it has to decode codes, and all of them
             levels = bypass = None
+        if batch.codes is not None:
+            self._check_codes(batch.codes)
         target = None if self.decoder_only else self.target(batch)
         output, quantized, semantic, score = self.model(
-            batch.wave, levels, bypass, target, quantize, batch.decoded
+            batch.wave, levels, bypass, target, quantize, batch.decoded, batch.codes
         )
         wave = batch.decoded_wave
         losses = {"spectral": self.spectral(output, wave), "wave": (output - wave).abs().mean()}
@@ -220,6 +222,17 @@ class MimiTrainer(TrainingRun):
                 adversary, wave[..., stretch], output.detach()[..., stretch]
             )
         return self._end_step(batch.wave, values)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        """Raise AizuchiError unless codes (B, K, F) that the data brings can be decoded."""
+        sizes = self.codec.config
+        check(self.decoder_only, "the data brings codes, which only `train: decoder` decodes")
+        known = codes.shape[1] <= sizes.num_quantizers
+        check(known, f"the data brings codes of {codes.shape[1]} codebooks; there are {sizes.num_quantizers}")
+        check(
+            int(codes.max()) < sizes.codebook_size,
+            f"the data brings codes that are not below {sizes.codebook_size}",
+        )
 
     def _end_step(self, wave: Tensor, values: Values) -> Values:
         if self.averages is not None:  # codebooks are buffers, and averages already

@@ -2,10 +2,12 @@
 
 A *wave source* is an object with
 
-    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels), or
-        (wave, labels, decoded)
+    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels),
+        (wave, labels, decoded), or (wave, labels, decoded, codes)
 
 where the wave is float32 (samples,) at 24 kHz and labels, if any, are one integer a frame, -1 where none is known.
+A row may bring the codes that it is decoded from, (K, samples / 1920) integers, for a decoder (``train: decoder``) that
+has to know another encoder's codes beside its own; its gain stays as it is, which codes tell too. None: its own codes.
 A row that is not to be decoded (False) teaches the semantic codebook alone, at a third of the cost: so a codec that
 speaks with one voice learns to hear many. Each process means over the rows that it decodes, so with such rows several
 processes are not one to the last digit; where none is to be decoded, all are.
@@ -48,12 +50,14 @@ class WaveSource(Protocol):
 @dataclass
 class WaveBatch:
     """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels. decoded: (B,) bool, rows that
-    are decoded, one at least; None for all.
+    are decoded, one at least; None for all. codes: (B, K, S / 1920) int64 that rows are decoded from, -1 in those that
+    bring none; None if no row brings any.
     """
 
     wave: Tensor
     labels: Tensor | None = None
     decoded: Tensor | None = None
+    codes: Tensor | None = None
 
     @property
     def decoded_wave(self) -> Tensor:
@@ -62,8 +66,8 @@ class WaveBatch:
 
     def to(self, device: torch.device) -> WaveBatch:
         """The batch on a device."""
-        labels, decoded = (None if x is None else x.to(device) for x in (self.labels, self.decoded))
-        return WaveBatch(self.wave.to(device), labels, decoded)
+        rest = (None if x is None else x.to(device) for x in (self.labels, self.decoded, self.codes))
+        return WaveBatch(self.wave.to(device), *rest)
 
 
 class FileWaves:
@@ -228,26 +232,49 @@ class WaveSteps(torch.utils.data.Dataset):
 
     def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
         """Rows of these positions, augmented by gain."""
-        waves, labels, decoded = [], [], []
+        waves, labels, decoded, codes = [], [], [], []
         for position in positions:
             generator = keyed_generator(self.seed, "wave", position)
             made = self.source.draw(position, self.samples, generator)
-            wave, label, whole = (*made, True)[:3] if isinstance(made, tuple) else (made, None, True)
+            made = made if isinstance(made, tuple) else (made, None)
+            parts: list[Any] = [*made, *(True, None)[len(made) - 2 :]]
+            wave, label, whole, code = parts
             wave = np.asarray(wave, np.float32)
             if wave.shape != (self.samples,):
                 raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
             if not np.isfinite(wave).all():
                 raise AizuchiError(f"a wave source gave samples that are not finite, at position {position}")
-            if augment:
+            if augment and code is None:
                 wave = (wave * 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)).astype(
                     np.float32
                 )
             waves.append(np.clip(wave, -1, 1))
             labels.append(label)
             decoded.append(bool(whole))
+            codes.append(code)
         batch = WaveBatch(torch.from_numpy(np.stack(waves))[:, None])
         if all(label is not None for label in labels):
             batch.labels = torch.from_numpy(np.stack(labels)).long()
         if any(decoded) and not all(decoded):  # a step has something to decode
             batch.decoded = torch.tensor(decoded)
+        batch.codes = self._codes(codes)
         return batch
+
+    def _codes(self, brought: list[Any]) -> Tensor | None:
+        """(B, K, F) of what rows bring, see `WaveBatch`."""
+        known = [np.asarray(codes, np.int64) for codes in brought if codes is not None]
+        if not known:
+            return None
+        shape = known[0].shape
+        if (
+            len(shape) != 2
+            or shape[1] * _FRAME != self.samples
+            or any(codes.shape != shape for codes in known)
+        ):
+            shapes = ", ".join(sorted({str(codes.shape) for codes in known}))
+            raise AizuchiError(
+                f"a wave source gave codes of shape {shapes}: want (K, {self.samples // _FRAME})"
+            )
+        empty = np.full(shape, -1, np.int64)
+        rows = [empty if codes is None else np.asarray(codes, np.int64) for codes in brought]
+        return torch.from_numpy(np.stack(rows))

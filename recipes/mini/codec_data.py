@@ -42,6 +42,8 @@ def waves(
     spoken: str | None = None,
     decoded: float = 1.0,
     by_word: float = 0.0,
+    voice_codec: str | None = None,
+    own_codes: float = 0.3,
 ) -> Waves:
     """The source of training rows.
 
@@ -51,9 +53,14 @@ def waves(
         spoken: a folder of `recipes.mini.lines`, whose sentences are then the lines; None speaks them as they come.
         decoded: share of the others' rows that are decoded too. What is never decoded, the codec only hears.
         by_word: share of the assistant's rows that begin with one of its words, all of them equally often.
+        voice_codec: what wrote the assistant's codes, where the codec in training is not it: most of its rows are then
+            decoded from these. own_codes: the share of them that is not.
     """
     files = recordings(Path(commands)) if commands else []
-    return Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded, by_word)
+    made = Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded, by_word)
+    if voice_codec is not None:
+        made.voice, made.own_codes = VoiceCodes(voice_codec), own_codes
+    return made
 
 
 def validation_waves(
@@ -64,8 +71,10 @@ def validation_waves(
     spoken: str | None = None,
     decoded: float = 1.0,
     by_word: float = 0.0,
+    voice_codec: str | None = None,
+    own_codes: float = 1.0,
 ) -> Waves:
-    """The same of clips, recordings and lines that `waves` leaves out (one in fifty)."""
+    """The same of clips, recordings and lines that `waves` leaves out (one in fifty); no row brings codes."""
     files = recordings(Path(commands)) if commands else []
     return Waves(
         ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken, decoded, by_word
@@ -97,6 +106,8 @@ class Waves:
         by_word: float = 0.0,
     ) -> None:
         self.decoded, self.by_word = decoded, by_word
+        self.voice: VoiceCodes | None = None
+        self.own_codes = 1.0
         self.spoken = None if spoken is None else read_lines(Path(spoken))
         known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
         self.lines = [text for text in known if kept_apart(text) is validation]
@@ -125,7 +136,7 @@ class Waves:
         self.shares |= {k: (1 - assistant) * v / sum(others.values()) for k, v in others.items()}
 
     def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
-        """A row of (samples,) float32, its labels (samples / 1920,) int64, and whether it is decoded."""
+        """A row of (samples,) float32, its labels (samples / 1920,) int64, whether it is decoded, and its codes."""
         rng = random.Random(int(generator.integers(1 << 62)))
         kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
         wave = np.zeros(samples, np.float32)
@@ -154,7 +165,9 @@ class Waves:
         if kind != "assistant" and rng.random() < NOISY:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
         whole = kind == "assistant" or rng.random() < self.decoded
-        return np.clip(wave, -1, 1).astype(np.float32), labels, whole
+        wave = np.clip(wave, -1, 1).astype(np.float32)
+        brings = kind == "assistant" and self.voice is not None and rng.random() >= self.own_codes
+        return wave, labels, whole, self.voice(wave) if brings and self.voice is not None else None
 
     def _from_a_word(self, samples: int, rng: random.Random) -> tuple[np.ndarray, list[Span], float]:
         """A row that begins up to half a second before a word: its wave, its phones, and when it ends."""
@@ -188,6 +201,21 @@ class Waves:
             return level(resample(chosen.read(), factor), USER_LEVEL), bool(chosen.phones)
 
         return clip
+
+
+class VoiceCodes:
+    """What a codec makes of waves; it is loaded where it is used first."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self._codec = folder, None
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """(samples,) -> codes (K, samples / 1920)."""
+        from aizuchi.data.codec import encode, load_codec
+
+        if self._codec is None:
+            self._codec = load_codec(self.folder)
+        return encode(self._codec, wave[None])[0]
 
 
 RARE = 4  # lines with rarer words for each dialogue

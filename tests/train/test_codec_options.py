@@ -1,5 +1,6 @@
 """Options of codec runs: weight norm while training, and training of the decoder alone."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,8 +9,9 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.mimi import MimiModel
 from aizuchi.train.codebooks import CodebookTrainer
 from aizuchi.train.mimi_start import SPEECH_RMS, make_codec
+from aizuchi.train.waves import WaveSteps
 from aizuchi.train.weight_norm import add_weight_norm, without_weight_norm
-from tests.train.tiny_codec import config_of, trainer_of
+from tests.train.tiny_codec import Tones, config_of, trainer_of
 
 
 def weights(folder):
@@ -49,6 +51,52 @@ def test_training_the_decoder_alone_keeps_all_codes(tmp_path):
     before, after = weights(first), weights(trainer_of(config).run())
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"upsample", "decoder_transformer", "decoder"}
+
+
+class Coded(Tones):
+    """Every other row brings codes, all of them 3; `codes` changes what they are."""
+
+    def __init__(self, codes=None):
+        self.codes = np.full((4, 8), 3) if codes is None else codes
+
+    def draw(self, position, samples, generator):
+        return *super().draw(position, samples, generator), True, None if position % 2 else self.codes
+
+
+def test_rows_that_bring_codes_are_decoded_from_them_and_keep_their_level(tmp_path):
+    first = trainer_of(config_of(tmp_path / "first")).run()
+    changes = dict(model=None, checkpoint=str(first), train="decoder")
+    trainer = trainer_of(config_of(tmp_path / "second", **changes), Coded())
+    batch = WaveSteps(Coded(), 4, 8 * 1920, [-20, -20], 0)[0]
+    assert (
+        batch.codes.shape == (4, 4, 8) and (batch.codes[1::2] == -1).all() and (batch.codes[::2] == 3).all()
+    )
+    level = batch.wave.square().mean((1, 2)).sqrt()
+    assert level[1::2].max() < 0.3 * level[::2].min()
+    codec = trainer.codec.eval()
+    with torch.no_grad():
+        made = trainer.model(batch.wave, None, None, None, True, None, batch.codes)[0]
+        told = codec.decode_latent(codec.quantizer.decode(batch.codes[::2]))
+        own = codec.decode_latent(
+            codec.quantizer.decode(codec.quantizer.encode(codec.encode_latent(batch.wave[1::2])))
+        )
+    torch.testing.assert_close(made[::2], told, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made[1::2], own, rtol=1e-4, atol=1e-5)
+    trainer.run()
+
+
+def test_codes_that_cannot_be_decoded_are_refused(tmp_path):
+    first = trainer_of(config_of(tmp_path / "first")).run()
+    changes = dict(model=None, checkpoint=str(first), train="decoder")
+    for codes, told in (
+        (np.zeros((4, 7)), "shape"),
+        (np.full((4, 8), 16), "below 16"),
+        (np.zeros((5, 8)), "codebooks"),
+    ):
+        with pytest.raises(AizuchiError, match=told):
+            trainer_of(config_of(tmp_path / told, **changes), Coded(codes)).run()
+    with pytest.raises(AizuchiError, match="train: decoder"):
+        trainer_of(config_of(tmp_path / "all"), Coded()).run()
 
 
 def test_the_decoder_alone_needs_a_codec():
