@@ -136,7 +136,7 @@ def package_model(args: argparse.Namespace) -> int:
     drop_unheard(model)
     if args.codec is not None:
         codec = MimiModel.from_pretrained(args.codec)
-        _same_codes(model.audio_encoder, codec, args.new_front, args.new_ear)
+        _same_codes(model.audio_encoder, codec, args.new_front, args.new_ear, args.new_entries)
         model.audio_encoder = codec
         model.config.audio_encoder_config = codec.config
     count = sum(p.numel() for p in model.parameters())
@@ -181,9 +181,12 @@ def package_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _same_codes(ours: Any, codec: Any, new_front: bool, new_ear: bool = False) -> None:
+def _same_codes(
+    ours: Any, codec: Any, new_front: bool, new_ear: bool = False, new_entries: bool = False
+) -> None:
     """Refuse a codec whose codes are other ones than the model learned with; what lies below the ear's convolutions may
-    be new if it is said, or all that comes before the codebooks but the way into the semantic ones.
+    be new if it is said, or all that comes before the codebooks but the way into the semantic ones, or up to half of
+    each acoustic codebook's entries.
     """
     theirs, known = codec.state_dict(), ours.state_dict()
     if more := [
@@ -195,7 +198,16 @@ def _same_codes(ours: Any, codec: Any, new_front: bool, new_ear: bool = False) -
             continue
         if (new_front or new_ear) and name.startswith("encoder.") and int(name.split(".")[2]) < LOWER:
             continue
-        if new_ear and (name.startswith("encoder") or name.endswith(ACOUSTIC_IN)):
+        if new_ear and name.startswith("encoder"):
+            continue
+        if (new_ear or new_entries) and name.endswith(ACOUSTIC_IN):
+            continue
+        if new_entries and ".acoustic_" in name and name.endswith(".embed_sum"):
+            same = (tensor == theirs[name].to(tensor)).all(-1)
+            if 2 * int(same.sum()) < len(same):
+                raise AizuchiError(
+                    f"less than half of {name} is what the model knows: it would say something else"
+                )
             continue
         if not torch.equal(tensor, theirs[name].to(tensor)):
             raise AizuchiError(f"the codec's {name} is not that of the model: it would write other codes")
@@ -235,6 +247,10 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--new-ear", action="store_true",
         help="all that comes before its codebooks may be another ear that keeps their meaning (`front hear`)",
+    )  # fmt: skip
+    model.add_argument(
+        "--new-entries", action="store_true",
+        help="some entries of its acoustic codebooks may be for other voices (`recipes.mini.others`)",
     )  # fmt: skip
     model.add_argument(
         "--store-codec", action="store_true",

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from aizuchi.errors import AizuchiError
 from aizuchi.train.mimi_start import make_codec
 from recipes.mini.others import begin_free, main_components, make_room, turned, usage
+from recipes.mini.package import _same_codes
 from tests.train.tiny_codec import config_of
 
 
@@ -90,3 +91,24 @@ def test_others_are_told_better_and_the_assistants_codes_stay(tmp_path, capsys):
     assert all(torch.equal(book.embed[:8], old) for book, old in zip(acoustic.codebooks(), entries))
     assert (acoustic.encode(own.T[None], 1)[0] == wanted[0]).float().mean() > 0.9
     assert left() < 0.9 * at_first
+
+
+def test_a_model_takes_new_entries_where_they_are_said_to_be(tmp_path):
+    old, new = (make_codec(config_of(tmp_path)).eval() for _ in range(2))
+    new.load_state_dict(old.state_dict())
+    acoustic = new.quantizer.acoustic_residual_vector_quantizer
+    with torch.no_grad():
+        acoustic.input_proj.weight += 0.1
+        acoustic.codebooks()[1].embed_sum[:7] += 1
+    _same_codes(old, new, False, new_entries=True)
+    with pytest.raises(AizuchiError, match="other codes"):
+        _same_codes(old, new, False)
+    with torch.no_grad():
+        acoustic.codebooks()[1].embed_sum[:9] += 1
+    with pytest.raises(AizuchiError, match="less than half"):
+        _same_codes(old, new, False, new_entries=True)
+    new.load_state_dict(old.state_dict())
+    with torch.no_grad():
+        new.quantizer.semantic_residual_vector_quantizer.codebooks()[0].embed_sum[0] += 1
+    with pytest.raises(AizuchiError, match="other codes"):
+        _same_codes(old, new, False, new_entries=True)
