@@ -4,7 +4,8 @@ The codebooks were begun on a voice of one pitch that says each word in one way,
 nearly untold. A third of their entries the assistant never needs, though: these are begun anew on what others say.
 The way into the codebooks is fitted to both: the assistant's latents come to where they were, others' to where the
 main components of their spectra lie, turned to be as near to that as turning allows. The assistant's codes, and a
-model that learned them, stay valid; the decoder has to learn what the new entries mean (`configs/everyone.yaml`).
+model that learned them, stay valid; the decoder has to learn what the new entries mean (`configs/decoder.yaml`, with
+`voice_codec` among its data's options).
 """
 
 from __future__ import annotations
