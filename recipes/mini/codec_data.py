@@ -136,7 +136,9 @@ class Waves:
         self.shares |= {k: (1 - assistant) * v / sum(others.values()) for k, v in others.items()}
 
     def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
-        """A row of (samples,) float32, its labels (samples / 1920,) int64, whether it is decoded, and its codes."""
+        """A row of (samples,) float32, its labels (samples / 1920,) int64, whether it is decoded, and the codes that it
+        brings, if it brings any.
+        """
         rng = random.Random(int(generator.integers(1 << 62)))
         kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
         wave = np.zeros(samples, np.float32)
@@ -166,8 +168,9 @@ class Waves:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
         whole = kind == "assistant" or rng.random() < self.decoded
         wave = np.clip(wave, -1, 1).astype(np.float32)
-        brings = kind == "assistant" and self.voice is not None and rng.random() >= self.own_codes
-        return wave, labels, whole, self.voice(wave) if brings and self.voice is not None else None
+        if kind == "assistant" and self.voice is not None and rng.random() >= self.own_codes:
+            return wave, labels, whole, self.voice(wave)
+        return wave, labels, whole
 
     def _from_a_word(self, samples: int, rng: random.Random) -> tuple[np.ndarray, list[Span], float]:
         """A row that begins up to half a second before a word: its wave, its phones, and when it ends."""

@@ -36,6 +36,19 @@ def test_rows_follow_from_their_position(clips):
     assert not np.array_equal(draw(first, 0)[0], draw(first, 7)[0])
 
 
+def test_most_of_the_assistants_rows_bring_the_codes_of_another_codec(clips):
+    from aizuchi.data.codec import encode, load_codec
+
+    source = waves(str(clips), lines=6, assistant=0.6, voice_codec="aizuchi/pretrained/mini", own_codes=0.3)
+    plain = waves(str(clips), lines=6, assistant=0.6)
+    rows = [(draw(source, i), draw(plain, i)) for i in range(30)]
+    assert all(np.array_equal(row[0], other[0]) and len(other) == 3 for row, other in rows)
+    brought = [row for row, _ in rows if len(row) == 4]
+    assert 5 < len(brought) < 25
+    wave, _, whole, codes = brought[0]
+    assert whole and np.array_equal(codes, encode(load_codec("aizuchi/pretrained/mini"), wave[None])[0])
+
+
 def test_labels_tell_speech_from_silence(clips):
     source = waves(str(clips), lines=6)
     source.shares = {"assistant": 1}
