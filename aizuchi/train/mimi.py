@@ -158,6 +158,8 @@ class MimiTrainer(TrainingRun):
     def train_step(self, batch: WaveBatch) -> Values:
         """One step of the codec, and of its adversary where that has come in."""
         config, step = self.config, self.step
+        if batch.codes is not None:  # before it is moved: a look at codes on a device waits for it
+            self._check_codes(batch.codes)
         batch = batch.to(self.accelerator.device)
         if config.train == "semantic":
             return self._semantic_step(batch)
@@ -168,8 +170,6 @@ class MimiTrainer(TrainingRun):
         levels, bypass = self._draw_levels(len(batch.wave))
         if self.decoder_only:  # it has to decode codes, and all of them
             levels = bypass = None
-        if batch.codes is not None:
-            self._check_codes(batch.codes)
         target = None if self.decoder_only else self.target(batch)
         output, quantized, semantic, score = self.model(
             batch.wave, levels, bypass, target, quantize, batch.decoded, batch.codes

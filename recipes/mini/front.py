@@ -216,6 +216,14 @@ def begin_acoustic(codec: Any, latents: Tensor, spectrum: Tensor, generator: np.
         residual = residual - codebook.decode(codebook.encode(residual))
 
 
+def least_squares(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """The matrix (C, D), in float64, that makes y (N, D) of x (N, C) best; ridge is a share of x's mean square."""
+    x, y = x.double(), y.double()
+    square = x.T @ x
+    square.diagonal().add_(ridge * square.diagonal().mean())
+    return torch.linalg.solve(square, x.T @ y)
+
+
 def refit_acoustic(codec: Any, old: Any, rows: SoundRows, batches: int = 60) -> float:
     """Turn a new encoder's latents into what the old one's are before the acoustic codebooks, by least squares.
 
@@ -232,9 +240,7 @@ def refit_acoustic(codec: Any, old: Any, rows: SoundRows, batches: int = 60) -> 
         latents = old.quantizer.acoustic_residual_vector_quantizer.input_proj(old.encode_latent(wave))
         wanted.append(latents.transpose(1, 2).flatten(0, 1))  # (B * F, D)
     x, y = torch.cat(given).double(), torch.cat(wanted).double()
-    square = x.T @ x
-    square += 1e-4 * square.diagonal().mean() * torch.eye(len(square))
-    fitted = torch.linalg.solve(square, x.T @ y)  # (C, D)
+    fitted = least_squares(x, y, 1e-4)  # (C, D)
     codec.quantizer.acoustic_residual_vector_quantizer.input_proj.weight.copy_(fitted.T[:, :, None])
     return float((x @ fitted - y).square().mean() / (y - y.mean(0)).square().mean())
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from aizuchi.errors import AizuchiError
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import RUNS, add_inputs, run_command
-from recipes.mini.front import SoundRows
+from recipes.mini.front import SoundRows, least_squares
 from recipes.mini.spectrum import log_frames, mel_power
 from recipes.mini.tokens import LISTEN
 
@@ -54,18 +54,11 @@ def usage(folders: Sequence[Path], codebooks: int, size: int) -> np.ndarray:
 
 def main_components(latents: Tensor, spectra: Tensor, count: int) -> Tensor:
     """What latents (N, C) tell of spectra (N, D), in its main directions, half-whitened: (N, count)."""
-    told = (latents - latents.mean(0)) @ solved(latents - latents.mean(0), spectra - spectra.mean(0))
+    latents, spectra = latents - latents.mean(0), spectra - spectra.mean(0)
+    told = latents @ least_squares(latents, spectra, RIDGE).to(latents.dtype)
     values, vectors = torch.linalg.eigh(told.double().T @ told.double() / len(told))
     main = vectors[:, -count:] * values[-count:].clamp(min=1e-12) ** -0.25
     return told @ main.to(told.dtype)
-
-
-def solved(x: Tensor, y: Tensor) -> Tensor:
-    """The matrix that makes y (N, D) of x (N, C) best, by least squares."""
-    x, y = x.double(), y.double()
-    square = x.T @ x
-    square.diagonal().add_(RIDGE * square.diagonal().mean())
-    return torch.linalg.solve(square, x.T @ y).float()
 
 
 def turned(vectors: Tensor, target: Tensor) -> Tensor:
@@ -115,7 +108,8 @@ def make_room(
     latents, spectra, theirs = others
     target = turned(main_components(latents, spectra, theirs.shape[1]), theirs)
     size = weight**0.5
-    into = solved(torch.cat([latents, own[0] * size]), torch.cat([target, own[1] * size]))  # (C, dim)
+    given, wanted = torch.cat([latents, own[0] * size]), torch.cat([target, own[1] * size])
+    into = least_squares(given, wanted, RIDGE).to(latents.dtype)  # (C, dim)
     acoustic.input_proj.weight.copy_(into.T[..., None])
     residual = latents @ into
     for k, codebook in enumerate(acoustic.codebooks()):
@@ -144,8 +138,8 @@ def make(args: argparse.Namespace) -> int:
         codec.config.num_semantic_quantizers,
     )
     before = voice.quantizer.acoustic_residual_vector_quantizer
-    pairs = zip(acoustic.codebooks(), before.codebooks(), strict=True)
-    if not all(torch.equal(ours.embed, theirs.embed) for ours, theirs in pairs):
+    ours, theirs = ([book.embed for book in branch.codebooks()] for branch in (acoustic, before))
+    if len(ours) != len(theirs) or not all(map(torch.equal, ours, theirs)):
         raise AizuchiError(f"the acoustic codebooks of {args.voice_codec} are not those of {args.codec}")
     counts = usage(args.tokens, codec.config.num_quantizers, codec.config.codebook_size)
 
@@ -160,8 +154,8 @@ def make(args: argparse.Namespace) -> int:
         return [torch.cat(kept) for kept in found]
 
     others = gathered(SoundRows(args.sound, ("train", LISTEN), 16, 9, 0.0), args.batches)
-    latents, _, theirs = gathered(SoundRows(args.sound, ("train",), 16, 10, 1.0), args.batches // 2)
-    missed = make_room(codec, counts[semantic:], others, (latents, theirs), args.weight)
+    latents, _, wanted = gathered(SoundRows(args.sound, ("train",), 16, 10, 1.0), args.batches // 2)
+    missed = make_room(codec, counts[semantic:], others, (latents, wanted), args.weight)
     round_to_bfloat16(codec)
     print(f"of what goes into the assistant's acoustic codes {100 * missed:.1f} % is missed")
     save_model(codec, args.out)
