@@ -179,7 +179,7 @@ class MimiTrainer(TrainingRun):
         if config.loss.envelope:
             losses["envelope"] = self.envelope(output, wave)
         if config.loss.complex:
-            losses["complex"] = self.complex(output, wave)
+            losses["complex"] = self.complex(output, wave, batch.decoded_phase)
         adversary = (
             self.adversary
             if config.discriminator.start is not None and step >= config.discriminator.start

@@ -142,9 +142,15 @@ class ComplexLoss(nn.Module):
         for window in self.windows:
             self.register_buffer(f"hann{window}", torch.hann_window(window), persistent=False)
 
-    def forward(self, made: Tensor, target: Tensor) -> Tensor:
-        """Waveforms (B, channels, S) -> scalar: the mean square, of the target's; 1 for silence instead of sound."""
+    def forward(self, made: Tensor, target: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Waveforms (B, channels, S), and which (B,) bool of them count -> scalar: the mean square, of the target's; 1
+        for silence instead of sound. 0 where none counts.
+        """
         total = made.new_zeros(())
+        if rows is not None:
+            made, target = made[rows], target[rows]
+            if not len(made):
+                return total + made.sum()  # 0, which has a gradient
         for window in self.windows:
             a = self._compressed(made, window)
             with torch.no_grad():

@@ -2,15 +2,11 @@
 
 A *wave source* is an object with
 
-    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels),
-        (wave, labels, decoded), or (wave, labels, decoded, codes)
+    draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels), or a `WaveRow`
 
-where the wave is float32 (samples,) at 24 kHz and labels, if any, are one integer a frame, -1 where none is known.
-A row may bring the codes that it is decoded from, (K, samples / 1920) integers, for a decoder (``train: decoder``) that
-has to know another encoder's codes beside its own; its gain stays as it is, which codes tell too. None: its own codes.
-A row that is not to be decoded (False) teaches the semantic codebook alone, at a third of the cost: so a codec that
-speaks with one voice learns to hear many. Each process means over the rows that it decodes, so with such rows several
-processes are not one to the last digit; where none is to be decoded, all are.
+What a row may bring beside its wave: labels; no decoding; codes; see `WaveRow`. Each process means over the rows that
+it decodes, so with rows that are not several processes are not one to the last digit; where none is to be decoded, all
+are.
 What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
 """
 
@@ -23,7 +19,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import soundfile
@@ -41,6 +37,28 @@ VALIDATION = 1 << 40  # a source's positions from here on are for validation
 _FRAME = 1920
 
 
+class WaveRow(NamedTuple):
+    """What a wave source gives.
+
+    Attributes:
+        wave: (samples,) float32 at 24 kHz.
+        labels: one integer a frame, -1 where none is known; every row has them, or none.
+        decoded: False for a row that teaches the semantic codebook alone, at a third of the cost: so a codec that
+            speaks with one voice learns to hear many.
+        codes: (K, samples / 1920) integers that the row is decoded from, for a decoder (``train: decoder``) that has
+            to know another encoder's codes beside its own; its gain then stays as it is, which codes tell too. None:
+            its own codes.
+        phase: whether codes can tell the waveform, period by period; a row of which they tell the spectrum alone is
+            left out of the loss ``complex``, which would ask for less sound there.
+    """
+
+    wave: Any
+    labels: Any = None
+    decoded: bool = True
+    codes: Any = None
+    phase: bool = True
+
+
 class WaveSource(Protocol):
     """See the module's text."""
 
@@ -51,22 +69,30 @@ class WaveSource(Protocol):
 class WaveBatch:
     """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels. decoded: (B,) bool, rows that
     are decoded, one at least; None for all. codes: (B, K, S / 1920) int64 that rows are decoded from, -1 in those that
-    bring none; None if no row brings any.
+    bring none; None if no row brings any. phase: (B,) bool, see `WaveRow`; None for all.
     """
 
     wave: Tensor
     labels: Tensor | None = None
     decoded: Tensor | None = None
     codes: Tensor | None = None
+    phase: Tensor | None = None
 
     @property
     def decoded_wave(self) -> Tensor:
         """(D, 1, S): the rows that are decoded."""
         return self.wave if self.decoded is None else self.wave[self.decoded]
 
+    @property
+    def decoded_phase(self) -> Tensor | None:
+        """(D,) bool: `phase` of the rows that are decoded; None for all."""
+        return self.phase if self.phase is None or self.decoded is None else self.phase[self.decoded]
+
     def to(self, device: torch.device) -> WaveBatch:
         """The batch on a device."""
-        rest = (None if x is None else x.to(device) for x in (self.labels, self.decoded, self.codes))
+        rest = (
+            None if x is None else x.to(device) for x in (self.labels, self.decoded, self.codes, self.phase)
+        )
         return WaveBatch(self.wave.to(device), *rest)
 
 
@@ -232,31 +258,32 @@ class WaveSteps(torch.utils.data.Dataset):
 
     def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
         """Rows of these positions, augmented by gain."""
-        waves, labels, decoded, codes = [], [], [], []
+        waves, labels, decoded, codes, phase = [], [], [], [], []
         for position in positions:
             generator = keyed_generator(self.seed, "wave", position)
             made = self.source.draw(position, self.samples, generator)
-            made = made if isinstance(made, tuple) else (made, None)
-            parts: list[Any] = [*made, *(True, None)[len(made) - 2 :]]
-            wave, label, whole, code = parts
-            wave = np.asarray(wave, np.float32)
+            row = WaveRow(*made) if isinstance(made, tuple) else WaveRow(made)
+            wave = np.asarray(row.wave, np.float32)
             if wave.shape != (self.samples,):
                 raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
             if not np.isfinite(wave).all():
                 raise AizuchiError(f"a wave source gave samples that are not finite, at position {position}")
-            if augment and code is None:
+            if augment and row.codes is None:
                 wave = (wave * 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)).astype(
                     np.float32
                 )
             waves.append(np.clip(wave, -1, 1))
-            labels.append(label)
-            decoded.append(bool(whole))
-            codes.append(code)
+            labels.append(row.labels)
+            decoded.append(bool(row.decoded))
+            codes.append(row.codes)
+            phase.append(bool(row.phase))
         batch = WaveBatch(torch.from_numpy(np.stack(waves))[:, None])
         if all(label is not None for label in labels):
             batch.labels = torch.from_numpy(np.stack(labels)).long()
         if any(decoded) and not all(decoded):  # a step has something to decode
             batch.decoded = torch.tensor(decoded)
+        if not all(phase):
+            batch.phase = torch.tensor(phase)
         batch.codes = self._codes(codes)
         return batch
 

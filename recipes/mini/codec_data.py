@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from aizuchi.errors import AizuchiError
+from aizuchi.train.waves import WaveRow
 from recipes.mini.clips import Clip, ClipLibrary
 from recipes.mini.dialogues import fresh_script
 from recipes.mini.grid import FRAME
@@ -135,10 +136,8 @@ class Waves:
         self.shares = {"assistant": assistant}
         self.shares |= {k: (1 - assistant) * v / sum(others.values()) for k, v in others.items()}
 
-    def draw(self, position: int, samples: int, generator: np.random.Generator) -> tuple:
-        """A row of (samples,) float32, its labels (samples / 1920,) int64, whether it is decoded, and the codes that it
-        brings, if it brings any.
-        """
+    def draw(self, position: int, samples: int, generator: np.random.Generator) -> WaveRow:
+        """A row; its waveform can be told where the assistant speaks, whose pitch is the codec's (`grid.py`)."""
         rng = random.Random(int(generator.integers(1 << 62)))
         kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
         wave = np.zeros(samples, np.float32)
@@ -168,9 +167,10 @@ class Waves:
             wave = _with_noise(wave, rng.uniform(5, 30), rng)
         whole = kind == "assistant" or rng.random() < self.decoded
         wave = np.clip(wave, -1, 1).astype(np.float32)
+        codes = None
         if kind == "assistant" and self.voice is not None and rng.random() >= self.own_codes:
-            return wave, labels, whole, self.voice(wave)
-        return wave, labels, whole
+            codes = self.voice(wave)
+        return WaveRow(wave, labels, whole, codes, phase=kind == "assistant")
 
     def _from_a_word(self, samples: int, rng: random.Random) -> tuple[np.ndarray, list[Span], float]:
         """A row that begins up to half a second before a word: its wave, its phones, and when it ends."""

@@ -196,7 +196,7 @@ def test_rows_of_spoken_lines_are_those_of_lines_spoken_as_they_come(spoken, cli
     monkeypatch.setattr(codec_data, "speak_assistant", speak)
     fresh = rows()
     monkeypatch.setattr(codec_data, "speak_assistant", None)  # nothing speaks there
-    for (wave, labels, _), (again, labels_again, _) in zip(fresh, rows(spoken=str(spoken / "there"))):
+    for (wave, labels, *_), (again, labels_again, *_) in zip(fresh, rows(spoken=str(spoken / "there"))):
         assert np.array_equal(labels, labels_again) and labels.any()
         assert snr(wave, again) > 12
 

@@ -29,7 +29,7 @@ def test_rows_follow_from_their_position(clips):
     first, second = waves(str(clips), lines=6), waves(str(clips), lines=6)
     draw(first, 3)
     for position in (0, 7):
-        (wave, labels, _), (again, labels_again, _) = draw(first, position), draw(second, position)
+        (wave, labels), (again, labels_again) = (draw(source, position)[:2] for source in (first, second))
         assert np.array_equal(wave, again) and np.array_equal(labels, labels_again)
         assert wave.shape == (23040,) and wave.dtype == np.float32 and np.isfinite(wave).all()
         assert labels.shape == (12,) and labels.min() >= -1 and labels.max() < CLASSES
@@ -42,11 +42,17 @@ def test_most_of_the_assistants_rows_bring_the_codes_of_another_codec(clips):
     source = waves(str(clips), lines=6, assistant=0.6, voice_codec="aizuchi/pretrained/mini", own_codes=0.3)
     plain = waves(str(clips), lines=6, assistant=0.6)
     rows = [(draw(source, i), draw(plain, i)) for i in range(30)]
-    assert all(np.array_equal(row[0], other[0]) and len(other) == 3 for row, other in rows)
-    brought = [row for row, _ in rows if len(row) == 4]
-    assert 5 < len(brought) < 25
-    wave, _, whole, codes = brought[0]
-    assert whole and np.array_equal(codes, encode(load_codec("aizuchi/pretrained/mini"), wave[None])[0])
+    assert all(np.array_equal(row.wave, other.wave) and other.codes is None for row, other in rows)
+    brought = [row for row, _ in rows if row.codes is not None]
+    assert 5 < len(brought) < 25 and all(row.decoded and row.phase for row in brought)
+    told = encode(load_codec("aizuchi/pretrained/mini"), brought[0].wave[None])[0]
+    assert np.array_equal(brought[0].codes, told)
+
+
+def test_only_the_assistants_waveform_can_be_told(clips):
+    for share in (0.0, 1.0):
+        source = waves(str(clips), lines=6, assistant=share)
+        assert all(draw(source, position).phase is bool(share) for position in range(6))
 
 
 def test_labels_tell_speech_from_silence(clips):
@@ -54,7 +60,7 @@ def test_labels_tell_speech_from_silence(clips):
     source.shares = {"assistant": 1}
     rms = {True: [], False: []}
     for position in range(12):
-        wave, labels, _ = draw(source, position)
+        wave, labels = draw(source, position)[:2]
         for frame, label in zip(wave.reshape(12, 1920), labels):
             rms[bool(label)].append(float(np.sqrt((frame**2).mean())))
     assert np.median(rms[True]) > 10 * np.median(rms[False])

@@ -9,7 +9,7 @@ from aizuchi.errors import AizuchiError
 from aizuchi.models.mimi import MimiModel
 from aizuchi.train.codebooks import CodebookTrainer
 from aizuchi.train.mimi_start import SPEECH_RMS, make_codec
-from aizuchi.train.waves import WaveSteps
+from aizuchi.train.waves import WaveRow, WaveSteps
 from aizuchi.train.weight_norm import add_weight_norm, without_weight_norm
 from tests.train.tiny_codec import Tones, config_of, trainer_of
 
@@ -83,6 +83,30 @@ def test_rows_that_bring_codes_are_decoded_from_them_and_keep_their_level(tmp_pa
     torch.testing.assert_close(made[::2], told, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made[1::2], own, rtol=1e-4, atol=1e-5)
     trainer.run()
+
+
+class Unphased(Tones):
+    """Every other row's waveform can't be told from its codes, or none can; one in four is not decoded."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def draw(self, position, samples, generator):
+        return WaveRow(
+            *super().draw(position, samples, generator), position % 4 != 0, None, position % self.every > 0
+        )
+
+
+def test_rows_without_phase_are_left_out_of_the_complex_loss(tmp_path):
+    batch = WaveSteps(Unphased(2), 4, 8 * 1920, [0, 0], 0)[0]
+    assert batch.phase.tolist() == [False, True] * 2 and batch.decoded_phase.tolist() == [True, False, True]
+    loss = dict(spectral=1.0, complex=1.0)
+    values = {}
+    for every in (1, 2, 5):  # none, half, and all but one
+        trainer = trainer_of(config_of(tmp_path / str(every), loss=loss), Unphased(every))
+        values[every] = trainer.train_step(trainer.steps_data[0])
+    assert values[1]["complex"] == 0 < values[2]["complex"] != values[5]["complex"]
+    assert values[1]["spectral"] == values[2]["spectral"]
 
 
 def test_codes_that_cannot_be_decoded_are_refused(tmp_path):

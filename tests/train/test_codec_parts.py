@@ -334,6 +334,17 @@ def test_the_complex_loss_hears_phases_and_quiet_bands():
     assert lost > 0.02 > 10 * float(high.square().mean() / target.square().mean())
 
 
+def test_the_complex_loss_counts_the_rows_that_it_is_told():
+    made, target = torch.randn(2, 3, 1, 4800, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss, rows = ComplexLoss(), torch.tensor([True, False, True])
+    told = loss(made, target.detach(), rows)
+    torch.testing.assert_close(told, loss(made[rows], target[rows]))
+    (gradient,) = torch.autograd.grad(told, made)
+    assert [bool(g.any()) for g in gradient] == rows.tolist()
+    none = loss(made, target.detach(), ~rows & rows)
+    assert float(none.detach()) == 0 and not torch.autograd.grad(none, made)[0].any()
+
+
 def test_the_complex_loss_has_slopes_in_silence():
     made = torch.zeros(1, 1, 4800, requires_grad=True)
     loss = ComplexLoss()(made, torch.zeros(1, 1, 4800))
