@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .codebooks import CodebookTrainer, Quantized
+from .config import check
 from .mimi_config import MimiTraining
 
 
@@ -79,6 +80,17 @@ class CodecPass(nn.Module):
                 told, score = self.head(quantized.semantic, target)
                 loss = (loss + told) / 2
         return output, quantized, loss, score
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise AizuchiError unless codes (B, K, F) that the data brings can be decoded."""
+        sizes = self.codec.config
+        check(self.train_part == "decoder", "the data brings codes, which only `train: decoder` decodes")
+        known = codes.shape[1] <= sizes.num_quantizers
+        check(known, f"the data brings codes of {codes.shape[1]} codebooks; there are {sizes.num_quantizers}")
+        check(
+            int(codes.max()) < sizes.codebook_size,
+            f"the data brings codes that are not below {sizes.codebook_size}",
+        )
 
 
 def make_optimizer(model: CodecPass, config: MimiTraining) -> torch.optim.Optimizer:

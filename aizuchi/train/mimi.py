@@ -159,7 +159,7 @@ class MimiTrainer(TrainingRun):
         """One step of the codec, and of its adversary where that has come in."""
         config, step = self.config, self.step
         if batch.codes is not None:  # before it is moved: a look at codes on a device waits for it
-            self._check_codes(batch.codes)
+            self.accelerator.unwrap_model(self.model).check_codes(batch.codes)
         batch = batch.to(self.accelerator.device)
         if config.train == "semantic":
             return self._semantic_step(batch)
@@ -222,17 +222,6 @@ class MimiTrainer(TrainingRun):
                 adversary, wave[..., stretch], output.detach()[..., stretch]
             )
         return self._end_step(batch.wave, values)
-
-    def _check_codes(self, codes: Tensor) -> None:
-        """Raise AizuchiError unless codes (B, K, F) that the data brings can be decoded."""
-        sizes = self.codec.config
-        check(self.decoder_only, "the data brings codes, which only `train: decoder` decodes")
-        known = codes.shape[1] <= sizes.num_quantizers
-        check(known, f"the data brings codes of {codes.shape[1]} codebooks; there are {sizes.num_quantizers}")
-        check(
-            int(codes.max()) < sizes.codebook_size,
-            f"the data brings codes that are not below {sizes.codebook_size}",
-        )
 
     def _end_step(self, wave: Tensor, values: Values) -> Values:
         if self.averages is not None:  # codebooks are buffers, and averages already

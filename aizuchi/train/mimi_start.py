@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -64,10 +65,23 @@ def make_trainer(config: MimiTraining) -> MimiTrainer:
     sources: list[Any] = []
     for text in (data.train, data.valid):
         if text and text.startswith("python:"):
-            sources.append(load_object(text.removeprefix("python:"), "data")(**data.options))
+            sources.append(_made_source(text.removeprefix("python:"), data.options))
         elif text:
             files = find_files(text)
             sources.append(FileWaves(files, data.seconds, config.seed, data.cache_hours, phones, data.speed))
         else:
             sources.append(None)
     return MimiTrainer(config, make_codec(config), sources[0], sources[1])
+
+
+def _made_source(name: str, options: dict[str, Any]) -> Any:
+    """What ``package.module:function`` makes of the options."""
+    make = load_object(name, "data")
+    known = inspect.signature(make)
+    try:
+        known.bind(**options)
+    except TypeError as error:
+        raise AizuchiError(
+            f"data.options, for {name}: {error}; it takes {', '.join(known.parameters)}"
+        ) from error
+    return make(**options)

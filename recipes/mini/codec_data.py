@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,9 @@ def waves(
     by_word: float = 0.0,
     voice_codec: str | None = None,
     own_codes: float = 0.3,
+    validation: bool = False,
 ) -> Waves:
-    """The source of training rows.
+    """The source of rows.
 
     Args:
         clips: the clip cache. commands: a folder of recorded requests, *.flac; None for none.
@@ -56,30 +57,17 @@ def waves(
         by_word: share of the assistant's rows that begin with one of its words, all of them equally often.
         voice_codec: what wrote the assistant's codes, where the codec in training is not it: most of its rows are then
             decoded from these. own_codes: the share of them that is not.
+        validation: of clips, recordings and lines that the training leaves out (one in fifty); no row brings codes.
     """
     files = recordings(Path(commands)) if commands else []
-    made = Waves(ClipLibrary(Path(clips)), files, lines, False, assistant, spoken, decoded, by_word)
-    if voice_codec is not None:
+    lines = max(1, lines // 50) if validation else lines
+    made = Waves(ClipLibrary(Path(clips)), files, lines, validation, assistant, spoken, decoded, by_word)
+    if voice_codec is not None and not validation:
         made.voice, made.own_codes = VoiceCodes(voice_codec), own_codes
     return made
 
 
-def validation_waves(
-    clips: str = "runs/mini/clips",
-    commands: str | None = None,
-    lines: int = 6000,
-    assistant: float = 0.5,
-    spoken: str | None = None,
-    decoded: float = 1.0,
-    by_word: float = 0.0,
-    voice_codec: str | None = None,
-    own_codes: float = 1.0,
-) -> Waves:
-    """The same of clips, recordings and lines that `waves` leaves out (one in fifty); no row brings codes."""
-    files = recordings(Path(commands)) if commands else []
-    return Waves(
-        ClipLibrary(Path(clips)), files, max(1, lines // 50), True, assistant, spoken, decoded, by_word
-    )
+validation_waves = partial(waves, validation=True)
 
 
 def all_lines(lines: int = 6000) -> list[str]:

@@ -227,6 +227,10 @@ def test_crops_are_of_the_file_and_short_ones_are_filled_up(tmp_path):
         (dict(data=dict(train="")), "data.train must be given"),
         (dict(data=dict(train="/nowhere")), "/nowhere does not exist"),
         (dict(data=dict(train="python:nothing:here")), "can't import 'nothing:here'"),
+        (
+            dict(data=dict(train="python:recipes.mini.codec_data:waves", options=dict(line=3))),
+            "unexpected keyword argument 'line'; it takes clips, commands, lines",
+        ),
         (dict(model=dict(num_filtres=3)), "did you mean 'num_filters'"),
         (dict(model=dict(codebook_size=7)), "model: .*power of 2"),
         (dict(quantizer=dict(rate=2.0)), "quantizer.rate"),
