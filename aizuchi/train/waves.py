@@ -50,6 +50,7 @@ class WaveRow(NamedTuple):
             its own codes.
         phase: whether codes can tell the waveform, period by period; a row of which they tell the spectrum alone is
             left out of the loss ``complex``, which would ask for less sound there.
+        target: (samples,) float32, what is to come out, where that is not what goes in (``train: decoder``).
     """
 
     wave: Any
@@ -57,6 +58,7 @@ class WaveRow(NamedTuple):
     decoded: bool = True
     codes: Any = None
     phase: bool = True
+    target: Any = None
 
 
 class WaveSource(Protocol):
@@ -69,7 +71,8 @@ class WaveSource(Protocol):
 class WaveBatch:
     """wave: (B, 1, S). labels: (B, S / 1920) int64, -1 = unknown; None without labels. decoded: (B,) bool, rows that
     are decoded, one at least; None for all. codes: (B, K, S / 1920) int64 that rows are decoded from, -1 in those that
-    bring none; None if no row brings any. phase: (B,) bool, see `WaveRow`; None for all.
+    bring none; None if no row brings any. phase: (B,) bool, see `WaveRow`; None for all. target: (B, 1, S), what is
+    to come out; None for the wave.
     """
 
     wave: Tensor
@@ -77,11 +80,13 @@ class WaveBatch:
     decoded: Tensor | None = None
     codes: Tensor | None = None
     phase: Tensor | None = None
+    target: Tensor | None = None
 
     @property
     def decoded_wave(self) -> Tensor:
-        """(D, 1, S): the rows that are decoded."""
-        return self.wave if self.decoded is None else self.wave[self.decoded]
+        """(D, 1, S): what is to come out of the rows that are decoded."""
+        wave = self.wave if self.target is None else self.target
+        return wave if self.decoded is None else wave[self.decoded]
 
     @property
     def decoded_phase(self) -> Tensor | None:
@@ -90,10 +95,8 @@ class WaveBatch:
 
     def to(self, device: torch.device) -> WaveBatch:
         """The batch on a device."""
-        rest = (
-            None if x is None else x.to(device) for x in (self.labels, self.decoded, self.codes, self.phase)
-        )
-        return WaveBatch(self.wave.to(device), *rest)
+        rest = (self.labels, self.decoded, self.codes, self.phase, self.target)
+        return WaveBatch(self.wave.to(device), *(None if x is None else x.to(device) for x in rest))
 
 
 class FileWaves:
@@ -258,21 +261,18 @@ class WaveSteps(torch.utils.data.Dataset):
 
     def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
         """Rows of these positions, augmented by gain."""
-        waves, labels, decoded, codes, phase = [], [], [], [], []
+        waves, labels, decoded, codes, phase, targets = [], [], [], [], [], []
         for position in positions:
             generator = keyed_generator(self.seed, "wave", position)
             made = self.source.draw(position, self.samples, generator)
             row = WaveRow(*made) if isinstance(made, tuple) else WaveRow(made)
-            wave = np.asarray(row.wave, np.float32)
-            if wave.shape != (self.samples,):
-                raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
-            if not np.isfinite(wave).all():
-                raise AizuchiError(f"a wave source gave samples that are not finite, at position {position}")
+            wave = self._checked(row.wave, position)
+            target = wave if row.target is None else self._checked(row.target, position)
             if augment and row.codes is None:
-                wave = (wave * 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)).astype(
-                    np.float32
-                )
+                gain = 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)
+                wave, target = ((x * gain).astype(np.float32) for x in (wave, target))
             waves.append(np.clip(wave, -1, 1))
+            targets.append(None if row.target is None else np.clip(target, -1, 1))
             labels.append(row.labels)
             decoded.append(bool(row.decoded))
             codes.append(row.codes)
@@ -285,7 +285,18 @@ class WaveSteps(torch.utils.data.Dataset):
         if not all(phase):
             batch.phase = torch.tensor(phase)
         batch.codes = self._codes(codes)
+        if any(target is not None for target in targets):
+            wanted = [wave if target is None else target for wave, target in zip(waves, targets)]
+            batch.target = torch.from_numpy(np.stack(wanted))[:, None]
         return batch
+
+    def _checked(self, given: Any, position: int) -> np.ndarray:
+        wave = np.asarray(given, np.float32)
+        if wave.shape != (self.samples,):
+            raise AizuchiError(f"a wave source gave shape {wave.shape} for {self.samples} samples")
+        if not np.isfinite(wave).all():
+            raise AizuchiError(f"a wave source gave samples that are not finite, at position {position}")
+        return wave
 
     def _codes(self, brought: list[Any]) -> Tensor | None:
         """(B, K, F) of what rows bring, see `WaveBatch`."""

@@ -23,6 +23,7 @@ from recipes.mini.heard import plain
 from recipes.mini.labels import frame_labels
 from recipes.mini.lines import read_lines
 from recipes.mini.mix import on_grid, speak_assistant
+from recipes.mini.one_pitch import Pairs
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
 from recipes.mini.speaking import draw_line
@@ -30,6 +31,7 @@ from recipes.mini.timing import RATE, USER_LEVEL, Span, Spoken, level, resample,
 from recipes.mini.voices import ASSISTANT, check_user, draw_factor
 
 SHARES = {"users": 34, "recorded": 8, "room": 8}  # beside the assistant's
+SOMEONE = ("users", "recorded")
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
 OFTEN = 5  # lines with a word, from which on it is one of the assistant's own, not one that it repeats
 UNKNOWN = -1
@@ -45,6 +47,7 @@ def waves(
     by_word: float = 0.0,
     voice_codec: str | None = None,
     own_codes: float = 0.3,
+    pairs: str | None = None,
     validation: bool = False,
 ) -> Waves:
     """The source of rows.
@@ -57,6 +60,8 @@ def waves(
         by_word: share of the assistant's rows that begin with one of its words, all of them equally often.
         voice_codec: what wrote the assistant's codes, where the codec in training is not it: most of its rows are then
             decoded from these. own_codes: the share of them that is not.
+        pairs: a folder of `recipes.mini.one_pitch`; of others and recordings a decoder then learns these, and says them
+            at the assistant's pitch. None: clips and recordings as they are.
         validation: of clips, recordings and lines that the training leaves out (one in fifty); no row brings codes.
     """
     files = recordings(Path(commands)) if commands else []
@@ -64,6 +69,8 @@ def waves(
     made = Waves(ClipLibrary(Path(clips)), files, lines, validation, assistant, spoken, decoded, by_word)
     if voice_codec is not None and not validation:
         made.voice, made.own_codes = VoiceCodes(voice_codec), own_codes
+    if pairs is not None:
+        made.pairs = Pairs(Path(pairs) / ("valid" if validation else "train"))
     return made
 
 
@@ -97,6 +104,7 @@ class Waves:
         self.decoded, self.by_word = decoded, by_word
         self.voice: VoiceCodes | None = None
         self.own_codes = 1.0
+        self.pairs: Pairs | None = None
         self.spoken = None if spoken is None else read_lines(Path(spoken))
         known = _lines(lines, validation) if self.spoken is None else list(self.spoken)
         self.lines = [text for text in known if kept_apart(text) is validation]
@@ -128,6 +136,9 @@ class Waves:
         """A row; its waveform can be told where the assistant speaks, whose pitch is the codec's (`grid.py`)."""
         rng = random.Random(int(generator.integers(1 << 62)))
         kind = rng.choices(list(self.shares), list(self.shares.values()))[0]
+        if self.pairs is not None and kind in SOMEONE:
+            said, wanted = self.pairs.row(samples, rng).T
+            return WaveRow(said, np.full(samples // FRAME, UNKNOWN), target=wanted)
         wave = np.zeros(samples, np.float32)
         labels = np.zeros(samples // FRAME, np.int64)
         phones: list[Span] = []
@@ -170,6 +181,12 @@ class Waves:
         wave = np.zeros(samples, np.float32)
         wave[: len(part)] = part
         return wave, list(shift(clip.phones, -skip)), len(part) / RATE + rng.uniform(0.05, 0.5)
+
+    def someone(self, rng: random.Random) -> np.ndarray:
+        """What one of the users or of the recorded people says, (samples,) float32."""
+        kinds = [kind for kind in SOMEONE if self.shares.get(kind)]
+        kind = rng.choices(kinds, [self.shares[kind] for kind in kinds])[0]
+        return self._speaker(kind, rng)()[0].audio
 
     def _line(self, text: str) -> Spoken:
         return speak_assistant(text) if self.spoken is None else self.spoken[text].read()

@@ -179,7 +179,7 @@ def make_sounds(args: argparse.Namespace) -> int:
                 work.append((first + i * DIALOGUES, path))
     work.sort(key=lambda w: (w[0] % VALIDATION, w[0]))  # some of every part early
     means = functools.partial(_sound_means, args.clips, args.commands, args.seed)
-    return _work(make_sound, work, means, args.jobs)
+    return run_shards(make_sound, work, means, args.jobs)
 
 
 def encode_shard(work: tuple[Path, Path, str], means: tuple[MimiCodec, TextTokenizer, HeardWords]) -> float:
@@ -250,7 +250,7 @@ def encode_sounds(args: argparse.Namespace) -> int:
             key = hashlib.sha256(material.encode()).hexdigest()[:32]
             plan.append((source, folder / f"shard-{source.stem}.safetensors", key))
         todo = [work for work in plan if finished(work[1], work[2]) is None]
-        status |= _work(
+        status |= run_shards(
             encode_shard, todo, functools.partial(_encode_means, args.codec, args.vocabulary), args.jobs
         )
         records = [record for _, path, key in plan if (record := finished(path, key))]
@@ -260,7 +260,7 @@ def encode_sounds(args: argparse.Namespace) -> int:
     return status
 
 
-def _work(function: Any, work: list, means: Any, jobs: int) -> int:
+def run_shards(function: Any, work: list, means: Any, jobs: int) -> int:
     """Do what is left, with a bar in seconds of audio; Ctrl-C leaves what is done."""
     results: Iterator[tuple[int, float]]
     if jobs > 1 and len(work) > 1:

@@ -109,6 +109,29 @@ def test_rows_without_phase_are_left_out_of_the_complex_loss(tmp_path):
     assert values[1]["spectral"] == values[2]["spectral"]
 
 
+class Aimed(Tones):
+    """Every other row is to come out four times as loud."""
+
+    def draw(self, position, samples, generator):
+        wave, labels = super().draw(position, samples, generator)
+        return WaveRow(wave, labels, target=None if position % 2 else 4 * wave)
+
+
+def test_what_is_to_come_out_may_be_something_else(tmp_path):
+    batch, plain = (WaveSteps(source, 4, 8 * 1920, [-6, 6], 0)[0] for source in (Aimed(), Tones()))
+    assert torch.equal(batch.wave, plain.wave) and plain.target is None
+    times = torch.tensor([4.0, 1, 4, 1])[:, None, None]
+    wanted = (plain.wave * times).clip(-1, 1)  # at the same gain
+    torch.testing.assert_close(batch.decoded_wave, wanted, rtol=1e-5, atol=1e-6)
+    values = []
+    for source in (Aimed(), Tones()):
+        trainer = trainer_of(
+            config_of(tmp_path / str(len(values)), loss=dict(spectral=0.0, wave=1.0)), source
+        )
+        values.append(trainer.train_step(trainer.steps_data[0])["wave"])
+    assert values[0] > 1.5 * values[1]
+
+
 def test_codes_that_cannot_be_decoded_are_refused(tmp_path):
     first = trainer_of(config_of(tmp_path / "first")).run()
     changes = dict(model=None, checkpoint=str(first), train="decoder")
