@@ -94,7 +94,8 @@ def test_the_codecs_rows_of_others_ask_for_what_is_at_one_pitch(pairs, tmp_path)
     others = [row for row in rows if row.target is not None]
     assert 10 < len(others) < 30
     assert all(
-        row.phase and (row.labels == -1).all() and not np.array_equal(row.wave, row.target) for row in others
+        not row.phase and (row.labels == -1).all() and not np.array_equal(row.wave, row.target)
+        for row in others
     )
 
 
