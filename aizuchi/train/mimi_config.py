@@ -31,11 +31,12 @@ class WaveDataConfig:
 
 @dataclass
 class CodecLossConfig:
-    """spectral: mel reconstruction over several windows. envelope: correlation of the bands' envelopes, which is what
-    makes speech intelligible. wave: L1 of samples. complex: compressed complex spectra, for a voice whose waveform
-    follows from its codes. adversarial, features: of the discriminators. These six share the gradient at the output
-    (balanced), whose norm a row is ``norm``: the smaller, the more weigh commitment and semantic, which are added as
-    they are. windows, bands: of the spectral loss.
+    """spectral: mel reconstruction over several windows. envelope: correlation of the bands' envelopes, which is
+    what makes speech intelligible. wave: L1 of samples. complex: compressed complex spectra, for a voice whose
+    waveform follows from its codes; where only some rows' does (`WaveRow.phase`), these have the share of all.
+    adversarial, features: of the discriminators. These six share the gradient at the output (balanced), whose norm
+    a row is ``norm``: the smaller, the more weigh commitment and semantic, which are added as they are. windows,
+    bands: of the spectral loss.
     """
 
     spectral: float = 1.0

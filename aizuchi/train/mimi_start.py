@@ -77,6 +77,8 @@ def make_trainer(config: MimiTraining) -> MimiTrainer:
 def _made_source(name: str, options: dict[str, Any]) -> Any:
     """What ``package.module:function`` makes of the options."""
     make = load_object(name, "data")
+    if not callable(make):
+        raise AizuchiError(f"data: {name} is not a function")
     known = inspect.signature(make)
     try:
         known.bind(**options)

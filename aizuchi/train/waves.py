@@ -4,7 +4,7 @@ A *wave source* is an object with
 
     draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels), or a `WaveRow`
 
-What a row may bring beside its wave: labels; no decoding; codes; see `WaveRow`. Each process means over the rows that
+Each process means over the rows that
 it decodes, so with rows that are not several processes are not one to the last digit; where none is to be decoded, all
 are.
 What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
@@ -50,7 +50,7 @@ class WaveRow(NamedTuple):
             its own codes.
         phase: whether codes can tell the waveform, period by period; a row of which they tell the spectrum alone is
             left out of the loss ``complex``, which would ask for less sound there.
-        target: (samples,) float32, what is to come out, where that is not what goes in (``train: decoder``).
+        target: (samples,) float32, what is to come out, where that is not what goes in.
     """
 
     wave: Any
@@ -262,17 +262,19 @@ class WaveSteps(torch.utils.data.Dataset):
     def rows(self, positions: Sequence[int], augment: bool = True) -> WaveBatch:
         """Rows of these positions, augmented by gain."""
         waves, labels, decoded, codes, phase, targets = [], [], [], [], [], []
+        aimed = False
         for position in positions:
             generator = keyed_generator(self.seed, "wave", position)
             made = self.source.draw(position, self.samples, generator)
             row = WaveRow(*made) if isinstance(made, tuple) else WaveRow(made)
             wave = self._checked(row.wave, position)
             target = wave if row.target is None else self._checked(row.target, position)
+            aimed |= row.target is not None
             if augment and row.codes is None:
                 gain = 10 ** (generator.uniform(self.gain_db[0], self.gain_db[1]) / 20)
                 wave, target = ((x * gain).astype(np.float32) for x in (wave, target))
             waves.append(np.clip(wave, -1, 1))
-            targets.append(None if row.target is None else np.clip(target, -1, 1))
+            targets.append(np.clip(target, -1, 1))
             labels.append(row.labels)
             decoded.append(bool(row.decoded))
             codes.append(row.codes)
@@ -285,9 +287,8 @@ class WaveSteps(torch.utils.data.Dataset):
         if not all(phase):
             batch.phase = torch.tensor(phase)
         batch.codes = self._codes(codes)
-        if any(target is not None for target in targets):
-            wanted = [wave if target is None else target for wave, target in zip(waves, targets)]
-            batch.target = torch.from_numpy(np.stack(wanted))[:, None]
+        if aimed:
+            batch.target = torch.from_numpy(np.stack(targets))[:, None]
         return batch
 
     def _checked(self, given: Any, position: int) -> np.ndarray:

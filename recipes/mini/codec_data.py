@@ -23,7 +23,7 @@ from recipes.mini.heard import plain
 from recipes.mini.labels import frame_labels
 from recipes.mini.lines import read_lines
 from recipes.mini.mix import on_grid, speak_assistant
-from recipes.mini.one_pitch import Pairs
+from recipes.mini.one_pitch import TRAIN, VALIDATION, Pairs
 from recipes.mini.sounds import SOUNDS, make_sound
 from recipes.mini.sources import read_recording, recordings
 from recipes.mini.speaking import draw_line
@@ -70,7 +70,7 @@ def waves(
     if voice_codec is not None and not validation:
         made.voice, made.own_codes = VoiceCodes(voice_codec), own_codes
     if pairs is not None:
-        made.pairs = Pairs(Path(pairs) / ("valid" if validation else "train"))
+        made.pairs = Pairs(Path(pairs) / (VALIDATION if validation else TRAIN))
     return made
 
 

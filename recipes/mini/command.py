@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from aizuchi.errors import AizuchiError
 
@@ -42,3 +44,34 @@ def run_command(parser: argparse.ArgumentParser, argv: list[str] | None = None) 
     except AizuchiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def run_shards(function: Any, work: list, means: Any, jobs: int) -> int:
+    """Do what is left, with a bar in seconds of audio; Ctrl-C leaves what is done.
+
+    Args:
+        function: (one of the work, what `means` gives) -> its seconds. means: called once a process. jobs: processes.
+    """
+    from tqdm import tqdm
+
+    from aizuchi.data.workers import in_processes
+
+    results: Iterator[tuple[int, float]]
+    if jobs > 1 and len(work) > 1:
+        results = in_processes(function, work, means, jobs)
+    else:
+        shared = means() if work else None
+        results = ((i, function(one, shared)) for i, one in enumerate(work))
+    with tqdm(total=len(work), unit="shard") as bar:
+        try:
+            seconds = 0.0
+            for _, made in results:
+                seconds += made
+                bar.set_postfix_str(
+                    f"{seconds / 3600:.2f} h, {seconds / bar.format_dict['elapsed']:.0f}x real time"
+                )
+                bar.update()
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return 130
+    return 0

@@ -1,9 +1,9 @@
 """Others' speech at the assistant's pitch: what a small decoder learns to make of others' codes.
 
-A codec's frame tells a spectrum, hardly where in it another voice's periods begin; a decoder of this size that has to
-invent that can't be understood. So it says others as it says the assistant, at one pitch on the codec's grid
-(`recipes.mini.grid`), and waveforms can be compared there, too. WORLD takes speech apart (Morise et al., 2016; the
-package pyworld), the grid's pulses and noise put it together again.
+A codec's frame tells a spectrum, hardly where in it another voice's periods begin. A decoder that says others as it
+says the assistant, at one pitch on the codec's grid (`recipes.mini.grid`), need not invent that. What it brought so
+far is in the recipe's README, "Other voices". WORLD takes speech apart (Morise et al., 2016; the package pyworld),
+the grid's pulses and noise put it together again.
 
 A shard of pairs is `NNNNN.flac` of two channels, what was said and the same at one pitch, and `NNNNN.json`, which says
 where each clip lies; `recipes.mini.codec_data` draws rows from them (`pairs`).
@@ -23,19 +23,19 @@ import soundfile
 
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
-from recipes.mini.command import RUNS, add_inputs, run_command
+from recipes.mini.command import RUNS, add_inputs, run_command, run_shards
 from recipes.mini.grid import FRAME, synthesize
 from recipes.mini.timing import RATE
-from recipes.mini.tokens import run_shards
 
 FORMAT = 1
-CLIPS = 40  # in a shard: about a minute and a half
-VALIDATION = "valid"  # their folder, beside "train"
+CLIPS = 40  # in a shard: about two minutes
+TRAIN, VALIDATION = "train", "valid"  # folders
 _HOP = 240
 _FFT = 1024
 _BINS = 601  # of the grid's spectra
-# How loud WORLD's spectra come out of the grid's synthesis: medians over voiced and unvoiced hops of 48 questions.
-_VOICED, _NOISE = 58.0, 250.0
+# By how much WORLD's spectra come out of the grid's synthesis too quiet, where there is voice and where there is none:
+# of three questions 51 to 79 and 21 to 28. What counts is their ratio.
+_VOICED, _NOISE = 58.0, 25.0
 _SILENT = 1e-9
 
 
@@ -58,7 +58,7 @@ def at_one_pitch(audio: np.ndarray) -> np.ndarray:
     aperiodic = pyworld.d4c(wave, f0, times, RATE, fft_size=_FFT)[:hops]
     loud = np.sqrt(power)
     voiced = _bins(np.log(_VOICED * loud * np.sqrt(np.clip(1 - aperiodic**2, 0, 1)) + _SILENT))
-    hiss = _bins(np.log(_NOISE / 10.01 * loud * aperiodic + _SILENT))
+    hiss = _bins(np.log(_NOISE * loud * aperiodic + _SILENT))
     nothing = np.full_like(hiss, np.log(_SILENT))
     made = synthesize([voiced, np.zeros_like(voiced), hiss, nothing], f0[:hops], _HOP)[: len(audio)]
     scale = np.sqrt(np.mean(audio**2) / max(float(np.mean(made**2)), 1e-12))
@@ -88,7 +88,10 @@ class Pairs:
                 raise AizuchiError(
                     f"{path}: format {head.get('format')!r} of pairs is not {FORMAT}: make them again"
                 )
-            self.clips += [(path.with_suffix(".flac"), start, stop) for start, stop in head["clips"]]
+            audio = path.with_suffix(".flac")
+            if not audio.exists():
+                raise AizuchiError(f"{audio} is missing; remove {path.name} and make the pairs again")
+            self.clips += [(audio, start, stop) for start, stop in head["clips"]]
         if not self.clips:
             raise AizuchiError(f"{folder} holds no pairs; python -m recipes.mini.one_pitch makes them")
 
@@ -100,13 +103,13 @@ class Pairs:
     def row(self, samples: int, rng: random.Random) -> np.ndarray:
         """(samples, 2) float32 of one after the other, the first of them often from its middle on."""
         row = np.zeros((samples, 2), np.float32)
-        clip, at = self.draw(rng), 0
-        if rng.random() < 0.75:
-            clip = clip[FRAME * rng.randint(0, len(clip) * 4 // (5 * FRAME)) :]
+        at = 0
         while at < samples:
+            clip = self.draw(rng)
+            if at == 0 and rng.random() < 0.75:
+                clip = clip[FRAME * rng.randint(0, len(clip) * 4 // (5 * FRAME)) :]
             row[at : at + len(clip)] = clip[: samples - at]
             at += len(clip) + FRAME * rng.randint(1, 6)
-            clip = self.draw(rng)
         return row
 
 
@@ -133,9 +136,8 @@ def make_pairs(path: Path, source: Any) -> float:
 def _sources(clips: str, commands: str | None) -> dict[str, Any]:
     from recipes.mini.codec_data import validation_waves, waves
 
-    return {
-        part: make(clips, commands, lines=1) for part, make in (("train", waves), ("valid", validation_waves))
-    }
+    parts = {TRAIN: waves, VALIDATION: validation_waves}
+    return {part: make(clips, commands, lines=1) for part, make in parts.items()}
 
 
 def _make_one(path: Path, sources: dict[str, Any]) -> float:
@@ -144,7 +146,7 @@ def _make_one(path: Path, sources: dict[str, Any]) -> float:
 
 def make(args: argparse.Namespace) -> int:
     """Make the shards that are not there yet."""
-    wanted = {"train": args.shards, VALIDATION: args.valid}
+    wanted = {TRAIN: args.shards, VALIDATION: args.valid}
     paths = [args.out / part / f"{i:05d}.json" for part, count in wanted.items() for i in range(count)]
     work = [path for path in paths if not path.exists()]
     sources = functools.partial(_sources, str(args.clips), args.commands)

@@ -13,9 +13,7 @@ import json
 import math
 import os
 import random
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,9 @@ from aizuchi.data.codec import MimiCodec, encode, load_codec
 from aizuchi.data.frames import MAIN_SPEAKER, SpokenWord, words_to_frames
 from aizuchi.data.shards import DialogueTokens, finished, write_index, write_shard
 from aizuchi.data.tokenizer import TextTokenizer
-from aizuchi.data.workers import in_processes
 from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path, write_text
-from recipes.mini.command import RUNS, add_inputs, run_command
+from recipes.mini.command import RUNS, add_inputs, run_command, run_shards
 from recipes.mini.heard import HeardWords, frequent_words, listening_text, merged, write_classes
 from recipes.mini.listening import phrase_words
 from recipes.mini.monologue import add_heard
@@ -258,29 +255,6 @@ def encode_sounds(args: argparse.Namespace) -> int:
         seconds = sum(record.frames for record in records) * 0.08
         print(f"{part}: {len(records)} shards, {seconds / 3600:.2f} h in {folder}")
     return status
-
-
-def run_shards(function: Any, work: list, means: Any, jobs: int) -> int:
-    """Do what is left, with a bar in seconds of audio; Ctrl-C leaves what is done."""
-    results: Iterator[tuple[int, float]]
-    if jobs > 1 and len(work) > 1:
-        results = in_processes(function, work, means, jobs)
-    else:
-        shared = means() if work else None
-        results = ((i, function(one, shared)) for i, one in enumerate(work))
-    with tqdm(total=len(work), unit="shard") as bar:
-        try:
-            seconds = 0.0
-            for _, made in results:
-                seconds += made
-                bar.set_postfix_str(
-                    f"{seconds / 3600:.2f} h, {seconds / bar.format_dict['elapsed']:.0f}x real time"
-                )
-                bar.update()
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
-            return 130
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
