@@ -1,17 +1,18 @@
-"""Room for other voices in the acoustic codebooks: `python -m recipes.mini.others --help`.
+"""Acoustic codebooks for everyone's voice: `python -m recipes.mini.others --help`.
 
 The codebooks were begun on a voice of one pitch that says each word in one way, and leave what others sound like
-nearly untold. A third of their entries the assistant never needs, though: these are begun anew on what others say.
-The way into the codebooks is fitted to both: the assistant's latents come to where they were, others' to where the
-main components of their spectra lie, turned to be as near to that as turning allows. The assistant's codes, and a
-model that learned them, stay valid; the decoder has to learn what the new entries mean (`configs/decoder.yaml`, with
-`voice_codec` among its data's options).
+nearly untold. Here the way into them is fitted to the spectra of everyone, others' at the assistant's pitch
+(`recipes.mini.one_pitch`), and their entries move: others take the entry that is nearest, the assistant keeps the codes
+that it has, and each entry comes to lie in the middle of both. So the assistant's codes, and a model that learned
+them, stay valid, though every entry is another vector. The decoder has to learn them (`configs/decoder.yaml`, with
+`voice_codec` and `pairs` among its data's options); the way out is fitted, so that it begins with what it knows.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,142 +23,204 @@ from torch import Tensor
 from aizuchi.errors import AizuchiError
 from aizuchi.train.order import keyed_generator
 from recipes.mini.command import RUNS, add_inputs, run_command
-from recipes.mini.front import SoundRows, least_squares
+from recipes.mini.front import FRAMES, SoundRows, least_squares
+from recipes.mini.grid import FRAME
+from recipes.mini.one_pitch import TRAIN, Pairs
 from recipes.mini.spectrum import log_frames, mel_power
-from recipes.mini.tokens import LISTEN
 
-SELDOM = 1e-4  # of the frames: entries that the assistant has more seldom are free
+LOUD = -8.0  # mean log power of a frame's bands: quieter ones have no say in the fit
+SELDOM = 4  # frames of the assistant: entries that it has more seldom are begun on others
 STEPS = 12  # of k-means
 RIDGE = 1e-6
+ROWS = 16  # of a batch
+# Main components count by their standard deviation to the power 1 - 2 * EVEN: in between those of spectra as they are
+# and whitened ones, the words of others are told best.
+EVEN = 0.12
+_PART = 8192  # vectors whose distances are held at once
 
 
-def usage(folders: Sequence[Path], codebooks: int, size: int) -> np.ndarray:
-    """(codebooks, size): how often the assistant has each code in folders of token shards.
+@dataclass
+class Heard:
+    """Frames of someone.
 
-    Raises AizuchiError if there are none.
+    Attributes:
+        latents: (N, C). spectra: (N, D) that they should tell. told: (N, C) what the codec's acoustic codes give its
+            decoder. codes: (N, K) acoustic codes that the frames keep; None where the nearest entries are theirs.
     """
-    from safetensors import safe_open
 
-    counts = np.zeros((codebooks, size), np.int64)
-    files = [path for folder in folders for path in sorted(folder.glob("shard-*.safetensors"))]
-    if not files:
-        raise AizuchiError(
-            f"no token shards in {', '.join(map(str, folders))}: recipes.mini.ear_tokens makes them"
-        )
-    for path in files:
-        with safe_open(path, "np") as shard:
-            codes = shard.get_tensor("model")  # (F, K)
-        for k in range(codebooks):
-            counts[k] += np.bincount(codes[:, k], minlength=size)
-    return counts
+    latents: Tensor
+    spectra: Tensor
+    told: Tensor
+    codes: Tensor | None = None
 
 
-def main_components(latents: Tensor, spectra: Tensor, count: int) -> Tensor:
-    """What latents (N, C) tell of spectra (N, D), in its main directions, half-whitened: (N, count)."""
-    latents, spectra = latents - latents.mean(0), spectra - spectra.mean(0)
-    told = latents @ least_squares(latents, spectra, RIDGE).to(latents.dtype)
-    values, vectors = torch.linalg.eigh(told.double().T @ told.double() / len(told))
-    main = vectors[:, -count:] * values[-count:].clamp(min=1e-12) ** -0.25
-    return told @ main.to(told.dtype)
+def nearest(vectors: Tensor, entries: Tensor) -> Tensor:
+    """The index (N,) of the entry (V, D) nearest to each vector (N, D)."""
+    return torch.cat([torch.cdist(part, entries).argmin(1) for part in vectors.split(_PART)])
 
 
-def turned(vectors: Tensor, target: Tensor) -> Tensor:
-    """Vectors (N, D), turned, scaled and moved as one to lie nearest to target (N, D) (Schönemann, 1966)."""
-    v, t = vectors - vectors.mean(0), target - target.mean(0)
-    left, values, right = torch.linalg.svd(v.T @ t)
-    return v @ (left @ right) * (values.sum() / v.square().sum()) + target.mean(0)
+def main_components(latents: Tensor, spectra: Tensor, weights: Tensor, count: int) -> Tensor:
+    """The matrix (C, count) to the main directions of what latents (N, C) tell of spectra (N, D).
 
-
-def begin_free(entries: Tensor, free: Tensor, vectors: Tensor, generator: np.random.Generator) -> Tensor:
-    """Entries (N, D) of which the free ones (indices) are begun anew on vectors (M, D), beside the others: k-means in
-    which these do not move.
+    Args:
+        weights: (N,) of frames. count: of directions.
     """
-    entries, kept = entries.clone(), torch.ones(len(entries), dtype=torch.bool)
-    kept[free] = False
-    far = torch.cdist(vectors, entries[kept]).amin(1).square()
-    for i in free:  # k-means++ (Arthur and Vassilvitskii, 2007)
+    weights = (weights / weights.sum())[:, None]
+    scale = weights.sqrt()
+    mean = (latents * weights).sum(0)
+    known = least_squares(
+        (latents - mean) * scale, (spectra - (spectra * weights).sum(0)) * scale, RIDGE
+    )  # (C, D)
+    told = (latents - mean).double() @ known * scale
+    values, vectors = torch.linalg.eigh(told.T @ told)
+    main = vectors[:, -count:] * values[-count:].clamp(min=1e-12) ** -EVEN
+    return (known @ main).to(latents.dtype)
+
+
+def begin_seldom(entries: Tensor, seldom: Tensor, vectors: Tensor, generator: np.random.Generator) -> Tensor:
+    """Entries (V, D) of which the seldom ones (indices) are drawn from vectors (N, D), far from the others: k-means++
+    (Arthur and Vassilvitskii, 2007).
+    """
+    entries, known = entries.clone(), torch.ones(len(entries), dtype=torch.bool)
+    known[seldom] = False
+    if known.any():
+        far = torch.cat([torch.cdist(part, entries[known]).amin(1) for part in vectors.split(_PART)]).square()
+    else:
+        far = torch.ones(len(vectors))
+    for i in seldom:
         likely = far.double().numpy()
-        chosen = int(generator.choice(len(vectors), p=likely / likely.sum()))
-        entries[i] = vectors[chosen]
-        far = torch.minimum(far, (vectors - vectors[chosen]).square().sum(1))
+        if likely.sum() <= 0:
+            raise AizuchiError(f"{len(vectors)} frames of others are too few for {len(seldom)} entries")
+        entries[i] = vectors[int(generator.choice(len(vectors), p=likely / likely.sum()))]
+        far = torch.minimum(far, (vectors - entries[i]).square().sum(1))
+    return entries
+
+
+def place_entries(
+    others: Tensor, own: Tensor, codes: Tensor, weight: float, size: int, generator: np.random.Generator
+) -> Tensor:
+    """A codebook (size, D) for vectors of others (N, D), who take the nearest, and of the assistant (M, D), whose codes
+    (M,) stay: k-means in which half of the frames have their place.
+
+    Args:
+        weight: of all of the assistant's frames, all of others' being 1.
+    """
+
+    def means(given: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        sums = torch.zeros(size, given.shape[1]).index_add_(0, at, given)
+        return sums / len(given), torch.bincount(at, minlength=size)[:, None] / len(given)
+
+    kept, often = means(own, codes)
+    entries = kept / often.clamp(min=1e-12)
+    seldom = torch.nonzero(torch.bincount(codes, minlength=size) < SELDOM).flatten()
+    entries = begin_seldom(entries, seldom, others, generator)
     for _ in range(STEPS):
-        nearest = torch.cdist(vectors, entries).argmin(1)
-        counts = torch.bincount(nearest, minlength=len(entries))
-        sums = torch.zeros_like(entries).index_add_(0, nearest, vectors)
-        moved = free[counts[free] > 0]
-        entries[moved] = sums[moved] / counts[moved, None]
+        sums, share = means(others, nearest(others, entries))
+        total = share + weight * often
+        entries = torch.where(total > 0, (sums + weight * kept) / total.clamp(min=1e-12), entries)
     return entries
 
 
 @torch.no_grad()
-def make_room(
-    codec: Any, counts: np.ndarray, others: Sequence[Tensor], own: Sequence[Tensor], weight: float
-) -> float:
-    """Begin a codec's free acoustic entries anew, and fit the way into the codebooks, in place.
+def make_room(codec: Any, others: Heard, own: Heard, weight: float) -> dict[str, float]:
+    """Place a codec's acoustic entries anew, and fit the ways into and out of the codebooks, in place.
 
     Args:
-        counts: (codebooks, size) of the acoustic codebooks, see `usage`.
-        others: their latents (N, C), spectra (N, D), and what the encoder of the assistant's codes makes of them
-            before its codebooks (N, dim). own: latents and that, of the assistant.
-        weight: of a frame of the assistant in the fit, one of others being 1.
+        own: of the assistant, with codes. weight: of all its frames, all of others' being 1.
 
     Returns:
-        the share of the assistant's variance before the codebooks that is missed.
+        shares of variance: what is left of `others` and of the assistant by the codes it keeps (`own`) before the way
+        out, and what is `missed` of what the decoder was given.
     """
     acoustic = codec.quantizer.acoustic_residual_vector_quantizer
-    latents, spectra, theirs = others
-    target = turned(main_components(latents, spectra, theirs.shape[1]), theirs)
-    size = weight**0.5
-    given, wanted = torch.cat([latents, own[0] * size]), torch.cat([target, own[1] * size])
-    into = least_squares(given, wanted, RIDGE).to(latents.dtype)  # (C, dim)
+    books = list(acoustic.codebooks())
+    assert own.codes is not None
+    latents, spectra = torch.cat([others.latents, own.latents]), torch.cat([others.spectra, own.spectra])
+    each = weight * len(others.latents) / len(own.latents)  # of a frame of the assistant
+    weights = torch.cat([torch.ones(len(others.latents)), torch.full((len(own.latents),), each)])
+    loud = weights * (spectra.mean(1) > LOUD)
+    into = main_components(latents, spectra, loud, books[0].embed.shape[1])  # (C, dim)
     acoustic.input_proj.weight.copy_(into.T[..., None])
-    residual = latents @ into
-    for k, codebook in enumerate(acoustic.codebooks()):
-        free = torch.from_numpy(np.flatnonzero(counts[k] < SELDOM * counts[k].sum()))
-        entries = begin_free(codebook.embed, free, residual, keyed_generator(7, "others", k))
-        codebook.embed_sum[free] = entries[free] * codebook.cluster_usage[free, None]
-        codes = codebook.encode(residual)
-        newly = torch.isin(codes, free).float().mean()
-        residual = residual - codebook.decode(codes)
-        left = residual.square().mean() / (latents @ into).var(0).mean()
-        told = f"{len(free)} entries are free, {100 * newly:.0f} % of frames have one; {100 * left:.0f} % is left"
-        print(f"codebook {k}: {told}")
-    missed = (own[0] @ into - own[1]).square().mean() / (own[1] - own[1].mean(0)).square().mean()
-    return float(missed)
+    started = [heard.latents @ into for heard in (others, own)]
+    left, mine = (vectors.clone() for vectors in started)
+    for k, book in enumerate(books):
+        entries = place_entries(
+            left, mine, own.codes[:, k], weight, len(book.embed), keyed_generator(7, "others", k)
+        )
+        book.embed_sum.copy_(entries * book.cluster_usage.clamp(min=book.epsilon)[:, None])
+        left = left - book.embed[nearest(left, book.embed)]
+        mine = mine - book.embed[own.codes[:, k]]
+    # what the decoder has learned, from what stands for it now
+    now = torch.cat([started[0] - left, (started[1] - mine) * each**0.5])
+    known = torch.cat([others.told, own.told * each**0.5])
+    out = least_squares(now, known, RIDGE).to(now.dtype)  # (dim, C)
+    acoustic.output_proj.weight.copy_(out.T[..., None])
+    return {
+        "others": float(left.square().mean() / started[0].var(0).mean()),
+        "own": float(mine.square().mean() / started[1].var(0).mean()),
+        "missed": float((now @ out - known).square().mean() / known.var(0).mean()),
+    }
+
+
+def hear(codec: Any, wave: Tensor, wanted: Tensor, voice: Any = None) -> Heard:
+    """Frames of waves (B, 1, S) that should sound as wanted (B, S); with the acoustic codes of `voice`, if given."""
+    latents = codec.encode_latent(wave)  # (B, C, F)
+    coder, given = (codec, latents) if voice is None else (voice, voice.encode_latent(wave))
+    codes = coder.quantizer.encode(given)[:, codec.config.num_semantic_quantizers :]  # (B, K, F)
+    told = codec.quantizer.acoustic_residual_vector_quantizer.decode(codes)  # (B, C, F)
+    frames = [x.transpose(1, 2).flatten(0, 1) for x in (latents, told, codes)]
+    spectra = log_frames(mel_power(wanted)).flatten(0, 1)
+    return Heard(frames[0], spectra, frames[1], None if voice is None else frames[2])
+
+
+def _joined(parts: list[Heard]) -> Heard:
+    codes = [part.codes for part in parts if part.codes is not None]
+    latents, spectra, told = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("latents", "spectra", "told")
+    )
+    return Heard(latents, spectra, told, torch.cat(codes) if codes else None)
 
 
 @torch.no_grad()
 def make(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from aizuchi.data.codec import load_codec
     from aizuchi.train.checkpoints import save_model
     from recipes.mini.package import round_to_bfloat16
 
     codec, voice = (load_codec(folder).model.float().eval() for folder in (args.codec, args.voice_codec))
-    acoustic, semantic = (
-        codec.quantizer.acoustic_residual_vector_quantizer,
-        codec.config.num_semantic_quantizers,
-    )
-    before = voice.quantizer.acoustic_residual_vector_quantizer
-    ours, theirs = ([book.embed for book in branch.codebooks()] for branch in (acoustic, before))
-    if len(ours) != len(theirs) or not all(map(torch.equal, ours, theirs)):
-        raise AizuchiError(f"the acoustic codebooks of {args.voice_codec} are not those of {args.codec}")
-    counts = usage(args.tokens, codec.config.num_quantizers, codec.config.codebook_size)
+    acoustic = codec.quantizer.acoustic_residual_vector_quantizer
+    if acoustic.input_proj is None or acoustic.output_proj is None:
+        raise AizuchiError(f"{args.codec} has no ways into and out of its codebooks that could be fitted")
+    sound, pairs = SoundRows(args.sound, (TRAIN,), ROWS, 10, 1.0), Pairs(args.pairs / TRAIN)
 
-    def gathered(rows: SoundRows, batches: int) -> list[Tensor]:
-        found: list[list[Tensor]] = [[], [], []]
-        for step in range(batches):
-            wave = rows(step)
-            latents = codec.encode_latent(wave).transpose(1, 2)
-            made = log_frames(mel_power(wave[:, 0])), before._project(voice.encode_latent(wave))
-            for kept, x in zip(found, (latents, *made)):
-                kept.append(x.flatten(0, 1))
-        return [torch.cat(kept) for kept in found]
+    def someone(step: int) -> Heard:
+        rng = random.Random(f"others/{step}")
+        rows = [
+            pairs.row(FRAMES * FRAME, rng) * 10 ** (rng.uniform(-6, 3) / 20) for _ in range(ROWS)
+        ]  # (S, 2)
+        said, wanted = torch.from_numpy(np.stack(rows)).float().unbind(-1)
+        return hear(codec, said[:, None], wanted)
 
-    others = gathered(SoundRows(args.sound, ("train", LISTEN), 16, 9, 0.0), args.batches)
-    latents, _, wanted = gathered(SoundRows(args.sound, ("train",), 16, 10, 1.0), args.batches // 2)
-    missed = make_room(codec, counts[semantic:], others, (latents, wanted), args.weight)
+    def assistant(step: int) -> Heard:
+        wave = sound(step)
+        return hear(codec, wave, wave[:, 0], voice)
+
+    made = []
+    with tqdm(total=args.batches + args.batches // 3, unit="batch") as bar:
+        for row, count in ((someone, args.batches), (assistant, args.batches // 3)):
+            parts = []
+            for step in range(count):
+                parts.append(row(step))
+                bar.update()
+            made.append(_joined(parts))
+    shares = make_room(codec, *made, args.weight)
     round_to_bfloat16(codec)
-    print(f"of what goes into the assistant's acoustic codes {100 * missed:.1f} % is missed")
+    print(
+        f"left by the codes: {100 * shares['others']:.1f} % of others, {100 * shares['own']:.1f} of the assistant; "
+        f"of what the decoder was given {100 * shares['missed']:.0f} % is missed"
+    )
     save_model(codec, args.out)
     print(args.out)
     return 0
@@ -166,22 +229,30 @@ def make(args: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.mini.others",
-        description="Room for other voices in a codec's acoustic codebooks.",
+        description="Acoustic codebooks for everyone's voice, in which the assistant's codes stay.",
     )
     add_inputs(parser, "codec", "sound")
     parser.add_argument("--voice-codec", type=Path, required=True, help="what wrote the assistant's codes")
     parser.add_argument(
-        "--tokens", type=Path, nargs="+", required=True, help="folders of token shards, for what codes it has"
+        "--pairs",
+        type=Path,
+        default=RUNS / "one_pitch",
+        help="of recipes.mini.one_pitch (default %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, default=RUNS / "codec-others", help="folder (default %(default)s)"
     )
-    parser.add_argument("--batches", type=int, default=120, help="of 41 s of others (default %(default)s)")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=150,
+        help="of 41 s of others, and a third as many of the assistant (default %(default)s)",
+    )
     parser.add_argument(
         "--weight",
         type=float,
-        default=10.0,
-        help="of the assistant's frames in the fit (default %(default)s)",
+        default=0.3,
+        help="of all of the assistant's frames, all of others' being 1 (default %(default)s)",
     )
     parser.set_defaults(run=make)
     return parser
