@@ -46,16 +46,20 @@ class CodecPass(nn.Module):
     ) -> tuple[Tensor | None, Quantized | None, Tensor, Tensor]:
         """Waveforms (B, 1, S) -> (output (D, 1, S), what was quantized, semantic loss, how well it is told).
 
-        There is no output where only the semantic part is trained.
+        There is no output where only the semantic part is trained. Where the decoder is, all comes from codes, nothing
+        is quantized that learns, and of the arguments wave, decoded and codes count.
 
         Args:
             levels: (B,) codebooks of each row. bypass: (B,) rows that are decoded from unquantized latents.
             decoded: (B,) the D rows that are decoded; None for all. The others are only heard: they cost a third.
             codes: (B, K, F) that rows are decoded from in place of the codec's own, -1 in rows of which it is these.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_part != "decoder"):
-            latents = self.codec.encode_latent(wave)
-            quantized = self.quantizer.quantize(latents, levels, decoded) if quantize else None
+        if self.train_part == "decoder":
+            quantized_latents = self._of_codes(wave, decoded, codes)
+            output = self.codec.decode_latent(quantized_latents)[..., : wave.shape[-1]]
+            return output, None, wave.new_zeros(()), wave.new_zeros(())
+        latents = self.codec.encode_latent(wave)
+        quantized = self.quantizer.quantize(latents, levels, decoded) if quantize else None
         plain = latents if decoded is None else latents[decoded]
         if quantized is None:
             chosen = plain
@@ -64,11 +68,6 @@ class CodecPass(nn.Module):
         else:
             bypass = bypass if decoded is None else bypass[decoded]
             chosen = torch.where(bypass[:, None, None], plain, quantized.latents)
-        if codes is not None:
-            codes = codes if decoded is None else codes[decoded]
-            brought = codes[:, 0, 0] >= 0
-            entries = self.codec.quantizer.decode(codes.clamp(min=0)).to(chosen.dtype)
-            chosen = torch.where(brought[:, None, None], entries, chosen)
         output = None
         if self.train_part != "semantic":
             output = self.codec.decode_latent(chosen)[..., : wave.shape[-1]]
@@ -80,6 +79,20 @@ class CodecPass(nn.Module):
                 told, score = self.head(quantized.semantic, target)
                 loss = (loss + told) / 2
         return output, quantized, loss, score
+
+    @torch.no_grad()
+    def _of_codes(self, wave: Tensor, decoded: Tensor | None, codes: Tensor | None) -> Tensor:
+        """Quantized latents (D, H, F) of the rows that are decoded; only those that bring no codes are encoded."""
+        if decoded is not None:
+            wave, codes = wave[decoded], None if codes is None else codes[decoded]
+        if codes is None:
+            return self.quantizer.quantize(self.codec.encode_latent(wave)).latents
+        brought = codes[:, 0, 0] >= 0
+        latents = self.codec.quantizer.decode(codes.clamp(min=0))
+        if not brought.all():
+            own = self.quantizer.quantize(self.codec.encode_latent(wave[~brought])).latents
+            latents[~brought] = own.to(latents.dtype)
+        return latents
 
     def check_codes(self, codes: Tensor) -> None:
         """Raise AizuchiError unless codes (B, K, F) that the data brings can be decoded."""

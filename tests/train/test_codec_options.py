@@ -74,8 +74,12 @@ def test_rows_that_bring_codes_are_decoded_from_them_and_keep_their_level(tmp_pa
     level = batch.wave.square().mean((1, 2)).sqrt()
     assert level[1::2].max() < 0.3 * level[::2].min()
     codec = trainer.codec.eval()
+    encoded: list[int] = []
+    hook = codec.encoder.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
     with torch.no_grad():
         made = trainer.model(batch.wave, None, None, None, True, None, batch.codes)[0]
+        hook.remove()
+        assert encoded == [2]  # rows that bring codes need no encoder
         told = codec.decode_latent(codec.quantizer.decode(batch.codes[::2]))
         own = codec.decode_latent(
             codec.quantizer.decode(codec.quantizer.encode(codec.encode_latent(batch.wave[1::2])))
