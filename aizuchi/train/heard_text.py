@@ -270,7 +270,12 @@ class HeardText:
         """
         known = labels[:, 1:] >= 0
         found = logits[:, :-1][known].float()  # (N, V)
-        silent = torch.zeros(found.shape[-1], dtype=torch.bool, device=found.device)
-        silent[self.first : self.vocabulary] = silent[self.pad] = silent[self.end] = True
-        losses = F.cross_entropy(found.masked_fill(silent, -torch.inf), labels[:, 1:][known], reduction="sum")
+        never = self.unsaid(found)
+        losses = F.cross_entropy(found.masked_fill(never, -torch.inf), labels[:, 1:][known], reduction="sum")
         return losses / known.sum().clamp(min=1)
+
+    def unsaid(self, logits: Tensor) -> Tensor:
+        """(V,) bool: ids of logits (..., V) that are no part of an answer: padding, its end, and what is heard."""
+        never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        never[self.first : self.vocabulary] = never[self.pad] = never[self.end] = True
+        return never

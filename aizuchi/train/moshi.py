@@ -23,6 +23,7 @@ from aizuchi.models.moshi.losses import audio_weights, text_weights
 from . import sharding
 from .compiled import compile_layers
 from .config import check
+from .distill import load_teachers
 from .disturb import drop_updates, mute_codebooks
 from .heard_text import heard_classes, make_heard_text
 from .measures import TokenMeasures, flops_per_frame, measured_matmul_rate
@@ -89,8 +90,12 @@ class MoshiTrainer(MoshiState, TrainingRun):
             self.model, self.optimizer = model, make_optimizer(model, config)
         else:
             self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, config))
+        self.teachers = None
+        if config.distill is not None:
+            self.teachers = load_teachers(config.distill, model.config, self.accelerator.device, self._dtype)
         if config.compile:
-            compile_layers(model, self.accelerator.device)
+            for compiled in (model, *(self.teachers.models if self.teachers is not None else ())):
+                compile_layers(compiled, self.accelerator.device)
         self.heard_text = None
         if config.heard_text is not None:
             classes = heard_classes([source for source, _ in [*train, *valid]])
@@ -177,9 +182,13 @@ class MoshiTrainer(MoshiState, TrainingRun):
             with self._accumulating(last=i + 1 == len(inputs)):
                 outputs = self._forward(x)
                 zero = weights.new_zeros(())
-                spoken = outputs.text_loss
+                spoken, never = outputs.text_loss, None
                 if alone and self.heard_text is not None:
                     spoken = self.heard_text.answer_loss(outputs.logits, x["text_labels"])
+                    never = self.heard_text.unsaid(outputs.logits)
+                if self.teachers is not None:
+                    change = self.teachers.change(outputs.logits, x, never)
+                    spoken = spoken + change / own[i][0].clamp(min=1e-12).to(change)
                 parts = torch.stack(
                     [
                         # `forward` has divided by this micro-batch's own weight: undo that, divide by the step's

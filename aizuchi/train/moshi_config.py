@@ -10,6 +10,7 @@ from typing import Any
 from aizuchi.errors import AizuchiError
 
 from .config import check
+from .distill import DistillConfig
 from .heard_text import HeardTextConfig
 from .schedule import SCHEDULES
 
@@ -138,10 +139,11 @@ class MoshiTraining:
     batch_size: rows of one optimizer step, over all processes. micro_batch_size: rows that a process runs at once;
     what is missing to ``batch_size`` is accumulated. text_mask: share of rows whose text is hidden (paper 0.3).
     user_mask: share of frames whose user is hidden. user_warp: share of frames at which the user's stream halts or
-    skips one. heard_text: write what the user says into the model's text, where the data knows it. dropout: share of
-    what the temporal layers add to their input that is dropped. sample_seconds: length of the audio samples. device:
-    auto or cpu. compile: make kernels of the layers (a minute at the start; faster steps). shard: cut weights,
-    gradients and optimizer states up over the processes (FSDP2), for models that one GPU does not hold.
+    skips one. heard_text: write what the user says into the model's text, where the data knows it. distill: learn what
+    other models would say, too. dropout: share of what the temporal layers add to their input that is dropped.
+    sample_seconds: length of the audio samples. device: auto or cpu. compile: make kernels of the layers (a minute at
+    the start; faster steps). shard: cut weights, gradients and optimizer states up over the processes (FSDP2), for
+    models that one GPU does not hold.
     """
 
     output: str
@@ -158,6 +160,7 @@ class MoshiTraining:
     lora: LoraConfig | None = None
     text_only: TextOnlyConfig | None = None
     heard_text: HeardTextConfig | None = None
+    distill: DistillConfig | None = None
     steps: int = 1000
     batch_size: int = 16
     micro_batch_size: int = 16
@@ -230,6 +233,10 @@ class MoshiTraining:
             check(0 <= foreign <= 1, f"text_only.foreign is a share between 0 and 1, not {foreign}")
             check(not foreign or self.heard_text is not None, "text_only.foreign is for runs with heard_text")
             check(self.task == "dialogue", "text_only is for task: dialogue")
+        if self.distill is not None:
+            check(bool(self.distill.teachers), "distill.teachers must name models to learn from")
+            weight = self.distill.weight
+            check(0 < weight <= 1, f"distill.weight must be above 0 and at most 1, not {weight}")
         check(self.lora is None or self.checkpoint is not None, "lora adapts a `checkpoint`: give one")
 
 
