@@ -1,6 +1,6 @@
 """Learning from other models' text: their mean distribution beside the one token that the data has.
 
-Models of separate runs err in different places, and their mean errs less than any of them; a student that learns what
+Models of separate runs err in different places, and their mean mostly errs less than each; a student that learns what
 the mean gives comes nearer to it (Hinton et al., 2015, arXiv 1503.02531). Padding is left out: when to speak is told
 by the data.
 """
