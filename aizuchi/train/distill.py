@@ -47,6 +47,7 @@ class Teachers:
                         f"distill.teachers: the {name} of number {number + 1} is {theirs}, the model's is {ours}"
                     )
             model.eval().requires_grad_(False)
+            model.config.use_cache = False
         self.padding = (config.text_padding_token_id, config.text_end_padding_token_id)
 
     @torch.no_grad()

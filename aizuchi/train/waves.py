@@ -4,9 +4,8 @@ A *wave source* is an object with
 
     draw(position: int, samples: int, generator: numpy.random.Generator) -> wave, (wave, labels), or a `WaveRow`
 
-Each process means over the rows that
-it decodes, so with rows that are not several processes are not one to the last digit; where none is to be decoded, all
-are.
+Each process means over the rows that it decodes, so with rows that are not several processes are not one to the last
+digit; where none is to be decoded, all are.
 What comes at a position has to depend on the arguments alone; so a resumed run sees what an unbroken one sees.
 """
 

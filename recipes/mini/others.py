@@ -100,7 +100,7 @@ def place_entries(
     others: Tensor, own: Tensor, codes: Tensor, weight: float, size: int, generator: np.random.Generator
 ) -> Tensor:
     """A codebook (size, D) for vectors of others (N, D), who take the nearest, and of the assistant (M, D), whose codes
-    (M,) stay: k-means in which half of the frames have their place.
+    (M,) stay: k-means in which these frames never change their place.
 
     Args:
         weight: of all of the assistant's frames, all of others' being 1.
@@ -148,8 +148,8 @@ def make_room(codec: Any, others: Heard, own: Heard, weight: float) -> dict[str,
             left, mine, own.codes[:, k], weight, len(book.embed), keyed_generator(7, "others", k)
         )
         book.embed_sum.copy_(entries * book.cluster_usage.clamp(min=book.epsilon)[:, None])
-        left = left - book.embed[nearest(left, book.embed)]
-        mine = mine - book.embed[own.codes[:, k]]
+        left = left - book.decode(book.encode(left))
+        mine = mine - book.decode(own.codes[:, k])
     # what the decoder has learned, from what stands for it now
     now = torch.cat([started[0] - left, (started[1] - mine) * each**0.5])
     known = torch.cat([others.told, own.told * each**0.5])
