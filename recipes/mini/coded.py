@@ -1,0 +1,198 @@
+"""What the decoder learns from, coded beforehand: `python -m recipes.mini.coded --help`.
+
+The encoder does not change while the decoder learns, so long rows of `recipes.mini.codec_data` are made and coded once;
+rows of a step are stretches of them. For `aizuchi train mimi`: ``data.train: python:recipes.mini.coded:rows``,
+``data.valid: python:recipes.mini.coded:validation_rows``. A step then has nothing left to make or to encode, and
+`recipes.mini.teach` reads them thousands of times as fast as time.
+
+A shard is `NNNNN.wave.npy`, what is to be heard, int16, and `NNNNN.codes.npy`, (K, frames), in `train` or `valid` and
+there in a folder for each of `KINDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aizuchi.data.codec import MimiCodec, encode, load_codec
+from aizuchi.errors import AizuchiError
+from aizuchi.files import atomic_path
+from aizuchi.train.order import keyed_generator
+from aizuchi.train.waves import WaveRow
+from recipes.mini.codec_data import Waves, validation_waves, waves
+from recipes.mini.command import RUNS, add_inputs, run_command, run_shards
+from recipes.mini.grid import FRAME
+from recipes.mini.one_pitch import TRAIN, VALIDATION
+from recipes.mini.timing import RATE
+
+# "own": the assistant, coded not as its voice was learned but by the codec itself
+ASSISTANT, OWN, SOMEONE, ROOM = KINDS = ("assistant", "own", "someone", "room")
+SECONDS = 40  # of a shard
+GAINS = (-6.0, 3.0)  # dB that others come louder
+OWN_CODES = 0.3  # of the assistant's rows
+FULL = 32767  # of int16
+
+
+class Source:
+    """Rows of each kind, and their codes.
+
+    Args:
+        codec: whose decoder is to learn. voice: what wrote the assistant's codes. pairs: of `recipes.mini.one_pitch`.
+        clips, commands, lines: see `codec_data.waves`. codebooks: of both codecs.
+    """
+
+    def __init__(
+        self,
+        codec: Path,
+        voice: Path,
+        pairs: Path,
+        clips: Path,
+        commands: str | None,
+        lines: int = 6000,
+        codebooks: int = 8,
+    ):
+        self.codec, self.voice = (load_codec(folder, codebooks) for folder in (codec, voice))
+        self.given = {"clips": str(clips), "commands": commands, "lines": lines}
+        self.pairs = str(pairs)
+        self._made: dict[tuple[str, str], Waves] = {}
+
+    def _waves(self, part: str, kind: str) -> Waves:
+        if (part, kind) not in self._made:
+            made = (validation_waves if part == VALIDATION else waves)(
+                **self.given, pairs=self.pairs if kind == SOMEONE else None
+            )
+            made.shares = {{OWN: ASSISTANT, SOMEONE: "users"}.get(kind, kind): 1.0}
+            self._made[part, kind] = made
+        return self._made[part, kind]
+
+    def make(
+        self, part: str, kind: str, number: int, seconds: int = SECONDS
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What is to be heard (S,) float32, and its codes (K, S / 1920)."""
+        generator = keyed_generator(8, f"coded/{part}/{kind}", number)
+        row = self._waves(part, kind).draw(0, round(seconds * RATE / FRAME) * FRAME, generator)
+        codec: MimiCodec = self.voice if kind == ASSISTANT else self.codec
+        gain = 1.0 if kind == ASSISTANT else 10 ** (generator.uniform(*GAINS) / 20)
+        target = row.wave if row.target is None else row.target
+        codes = encode(codec, (row.wave * gain).astype(np.float32)[None])[0]
+        return np.clip(target * gain, -1, 1).astype(np.float32), codes
+
+
+def _make_one(work: tuple[Path, int], source: Source) -> float:
+    folder, number = work
+    wave, codes = source.make(folder.parent.name, folder.name, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("codes", codes.astype(np.int16)), ("wave", np.round(wave * FULL).astype(np.int16))):
+        with atomic_path(folder / f"{number:05d}.{name}.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+    return len(wave) / RATE
+
+
+class Coded:
+    """The rows of a folder.
+
+    Args:
+        shares: of the kinds.
+
+    Raises:
+        AizuchiError: there are none of a kind that has a share.
+    """
+
+    def __init__(self, folder: Path, shares: dict[str, float]):
+        self.shares = {kind: share for kind, share in shares.items() if share > 0}
+        self.shards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for kind in self.shares:
+            paths = sorted((Path(folder) / kind).glob("*.wave.npy"))
+            if not paths:
+                raise AizuchiError(
+                    f"{folder} holds nothing coded of {kind}; python -m recipes.mini.coded makes it"
+                )
+            codes = [path.with_name(path.name.replace("wave", "codes")) for path in paths]
+            self.shards[kind] = [(np.load(w, mmap_mode="r"), np.load(c)) for w, c in zip(paths, codes)]
+
+    def choose(self, frames: int, generator: np.random.Generator) -> tuple[str, int, int]:
+        """Where a row comes from: kind, shard, and its first frame."""
+        shares = np.array(list(self.shares.values()))
+        kind = list(self.shares)[int(generator.choice(len(shares), p=shares / shares.sum()))]
+        shard = int(generator.integers(len(self.shards[kind])))
+        longest = self.shards[kind][shard][1].shape[1]
+        if frames > longest:
+            raise AizuchiError(f"rows of {frames} frames are longer than what is coded, {longest}")
+        return kind, shard, int(generator.integers(longest - frames + 1))
+
+    def draw(self, position: int, samples: int, generator: np.random.Generator) -> WaveRow:
+        """A row; its waveform can be told where the assistant speaks, whose pitch is the codec's (`grid.py`)."""
+        frames = samples // FRAME
+        kind, shard, at = self.choose(frames, generator)
+        wave, codes = self.shards[kind][shard]
+        said = wave[at * FRAME : (at + frames) * FRAME].astype(np.float32) / FULL
+        return WaveRow(
+            said, codes=codes[:, at : at + frames].astype(np.int64), phase=kind in (ASSISTANT, OWN)
+        )
+
+
+def rows(
+    folder: str = "runs/mini/coded", assistant: float = 0.4, room: float = 0.08, part: str = TRAIN
+) -> Coded:
+    """The source of rows.
+
+    Args:
+        folder: of shards. assistant, room: shares of rows; the rest are someone's. part: of the folder.
+    """
+    own = assistant * OWN_CODES
+    return Coded(
+        Path(folder) / part, {ASSISTANT: assistant - own, OWN: own, SOMEONE: 1 - assistant - room, ROOM: room}
+    )
+
+
+validation_rows = functools.partial(rows, part=VALIDATION)
+
+
+def make(args: argparse.Namespace) -> int:
+    """Make the shards that are not there yet."""
+    wanted = [(args.out / TRAIN / kind, i) for kind in KINDS for i in range(getattr(args, kind))]
+    wanted += [(args.out / VALIDATION / kind, i) for kind in KINDS for i in range(args.valid)]
+    work = [(folder, i) for folder, i in wanted if not (folder / f"{i:05d}.wave.npy").exists()]
+    source = functools.partial(Source, args.codec, args.voice_codec, args.pairs, args.clips, args.commands)
+    return run_shards(_make_one, work, source, args.jobs)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.mini.coded",
+        description="Rows for the decoder to learn from, coded beforehand.",
+    )
+    add_inputs(parser, "codec", "clips", "commands")
+    parser.add_argument("--voice-codec", type=Path, required=True, help="what wrote the assistant's codes")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        default=RUNS / "one_pitch",
+        help="of recipes.mini.one_pitch (default %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, default=RUNS / "coded", help="folder (default %(default)s)")
+    for kind, count in ((ASSISTANT, 200), (OWN, 80), (SOMEONE, 480), (ROOM, 30)):
+        parser.add_argument(
+            f"--{kind}", type=int, default=count, help=f"shards of {SECONDS} s (default %(default)s)"
+        )
+    parser.add_argument(
+        "--valid", type=int, default=8, help="of each kind for validation (default %(default)s)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes, one thread each (default %(default)s)"
+    )
+    parser.set_defaults(run=make)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    torch.set_num_threads(1)
+    return run_command(build_parser(), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
