@@ -5,8 +5,9 @@ rows of a step are stretches of them. For `aizuchi train mimi`: ``data.train: py
 ``data.valid: python:recipes.mini.coded:validation_rows``. A step then has nothing left to make or to encode, and
 `recipes.mini.teach` reads them thousands of times as fast as time.
 
-A shard is `NNNNN.wave.npy`, what is to be heard, int16, and `NNNNN.codes.npy`, (K, frames), in `train` or `valid` and
-there in a folder for each of `KINDS`.
+A shard is `NNNNN.wave.npy`, what is to be heard, int16, `NNNNN.codes.npy`, (K, frames), and `NNNNN.latents.npy`, what
+the codec's encoder hears, (frames, C), in `train` or `valid` and there in a folder for each of `KINDS`. Where the
+entries of a codec moved since, `--again` codes the latents once more; the assistant's codes stay.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aizuchi.data.codec import MimiCodec, encode, load_codec
 from aizuchi.errors import AizuchiError
@@ -69,27 +71,51 @@ class Source:
             self._made[part, kind] = made
         return self._made[part, kind]
 
-    def make(
-        self, part: str, kind: str, number: int, seconds: int = SECONDS
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What is to be heard (S,) float32, and its codes (K, S / 1920)."""
+    @torch.no_grad()
+    def make(self, part: str, kind: str, number: int, seconds: int = SECONDS) -> dict[str, np.ndarray]:
+        """wave: what is to be heard, (S,) float32. codes: (K, F). latents: (F, C), of all but the assistant."""
         generator = keyed_generator(8, f"coded/{part}/{kind}", number)
         row = self._waves(part, kind).draw(0, round(seconds * RATE / FRAME) * FRAME, generator)
-        codec: MimiCodec = self.voice if kind == ASSISTANT else self.codec
-        gain = 1.0 if kind == ASSISTANT else 10 ** (generator.uniform(*GAINS) / 20)
+        if kind == ASSISTANT:
+            return {"wave": row.wave, "codes": encode(self.voice, row.wave[None])[0]}
+        gain = 10 ** (generator.uniform(*GAINS) / 20)
         target = row.wave if row.target is None else row.target
-        codes = encode(codec, (row.wave * gain).astype(np.float32)[None])[0]
-        return np.clip(target * gain, -1, 1).astype(np.float32), codes
+        said = (row.wave * gain).astype(np.float32)
+        latents = self.codec.model.encode_latent(torch.from_numpy(said)[None, None])  # (1, C, F)
+        return {
+            "wave": np.clip(target * gain, -1, 1).astype(np.float32),
+            "codes": codes_of(self.codec, latents),
+            "latents": latents[0].T.numpy(),
+        }
+
+
+def codes_of(codec: MimiCodec, latents: Tensor) -> np.ndarray:
+    """Codes (K, F) int16 of what a codec heard (1, C, F)."""
+    return codec.model.quantizer.encode(latents, codec.codebooks)[0].numpy().astype(np.int16)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def _make_one(work: tuple[Path, int], source: Source) -> float:
     folder, number = work
-    wave, codes = source.make(folder.parent.name, folder.name, number)
+    made = source.make(folder.parent.name, folder.name, number)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (("codes", codes.astype(np.int16)), ("wave", np.round(wave * FULL).astype(np.int16))):
-        with atomic_path(folder / f"{number:05d}.{name}.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, array)
+    wave = np.round(made.pop("wave") * FULL).astype(np.int16)
+    for name, array in (*made.items(), ("wave", wave)):  # what is looked for comes last
+        _write(folder / f"{number:05d}.{name}.npy", array)
     return len(wave) / RATE
+
+
+def code_again(folder: Path, codec: MimiCodec) -> int:
+    """Code what was heard once more; the number of shards."""
+    paths = sorted(folder.rglob("*.latents.npy"))
+    for path in paths:
+        latents = torch.from_numpy(np.load(path).T[None].copy())
+        _write(path.with_name(path.name.replace("latents", "codes")), codes_of(codec, latents))
+    return len(paths)
 
 
 class Coded:
@@ -104,15 +130,23 @@ class Coded:
 
     def __init__(self, folder: Path, shares: dict[str, float]):
         self.shares = {kind: share for kind, share in shares.items() if share > 0}
-        self.shards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.shards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # waves and codes
+        self.paths: dict[str, list[Path]] = {}
         for kind in self.shares:
-            paths = sorted((Path(folder) / kind).glob("*.wave.npy"))
+            self.paths[kind] = paths = sorted((Path(folder) / kind).glob("*.wave.npy"))
             if not paths:
                 raise AizuchiError(
                     f"{folder} holds nothing coded of {kind}; python -m recipes.mini.coded makes it"
                 )
             codes = [path.with_name(path.name.replace("wave", "codes")) for path in paths]
             self.shards[kind] = [(np.load(w, mmap_mode="r"), np.load(c)) for w, c in zip(paths, codes)]
+
+    @functools.cache  # noqa: B019 - a source lives as long as its run
+    def latents(self, kind: str, shard: int) -> np.ndarray:
+        """What the codec heard of a shard, (F, C); not of the assistant, whose codes another codec wrote."""
+        return np.load(
+            self.paths[kind][shard].with_name(self.paths[kind][shard].name.replace("wave", "latents"))
+        )
 
     def choose(self, frames: int, generator: np.random.Generator) -> tuple[str, int, int]:
         """Where a row comes from: kind, shard, and its first frame."""
@@ -153,7 +187,12 @@ validation_rows = functools.partial(rows, part=VALIDATION)
 
 
 def make(args: argparse.Namespace) -> int:
-    """Make the shards that are not there yet."""
+    """Make the shards that are not there yet, or code again those that are."""
+    if args.again:
+        print(
+            f"{code_again(args.out, load_codec(args.codec))} shards of {args.out} have codes of {args.codec}"
+        )
+        return 0
     wanted = [(args.out / TRAIN / kind, i) for kind in KINDS for i in range(getattr(args, kind))]
     wanted += [(args.out / VALIDATION / kind, i) for kind in KINDS for i in range(args.valid)]
     work = [(folder, i) for folder, i in wanted if not (folder / f"{i:05d}.wave.npy").exists()]
@@ -167,7 +206,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Rows for the decoder to learn from, coded beforehand.",
     )
     add_inputs(parser, "codec", "clips", "commands")
-    parser.add_argument("--voice-codec", type=Path, required=True, help="what wrote the assistant's codes")
+    parser.add_argument(
+        "--voice-codec",
+        type=Path,
+        default=RUNS / "codec-voice",
+        help="what wrote the assistant's codes (%(default)s)",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="give what is there the codes that the codec has now"
+    )
     parser.add_argument(
         "--pairs",
         type=Path,

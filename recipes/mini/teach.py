@@ -3,12 +3,13 @@
 What the codes tell of a spectrum is made at 12.5 frames a second, sound of it at 24,000 samples: alone, the transformer
 learns some thousand seconds of audio in a second. It is read by one linear map, which is thrown away. Where a decoder
 of the same assistant is known, the transformer also learns to give what that one's gave, so that convolutions which
-speak this voice go on speaking it.
+speak this voice go on speaking it. With `--entries` the acoustic codebooks learn, too; the assistant keeps its codes.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aizuchi.train.order import keyed_generator
+from recipes.mini.books import Books
 from recipes.mini.coded import ASSISTANT, FULL, Coded, rows, validation_rows
 from recipes.mini.command import RUNS, run_command
 from recipes.mini.front import least_squares
@@ -28,99 +30,154 @@ from recipes.mini.stage import Stage, StageConfig
 FRAMES = 48  # of a row
 WARM = 2  # frames at a row's beginning that do not count: what came before them is not known
 KEPT = 1.0  # weight of what is missed of the known decoder, beside the error of spectra
+KEPT_OTHERS = 0.2  # the same, of others than the assistant
 BACK = 3  # frames that spectra are read from: the convolutions read seven
 LOUD = -9.0  # mean log power of a frame's bands: quieter ones count a tenth
 _SEED = 12
 
 
 class Teller(nn.Module):
-    """Latents of codes (B, C, F) -> what the transformer makes of them (B, C, F), and spectra (B, F, D) read of it."""
+    """What codes stand for, what the decoder's transformer makes of it, and spectra read from that.
 
-    def __init__(self, transformer: nn.Module, channels: int):
+    Args:
+        codec: whose transformer it is. size: of what its acoustic codebooks quantize, see `Books`.
+    """
+
+    def __init__(self, codec: Any, size: float):
         super().__init__()
-        self.transformer = transformer
-        self.read = nn.Conv1d(channels, STEPS * BANDS, BACK)
+        self.transformer = codec.decoder_transformer
+        self.books = Books(codec.quantizer.acoustic_residual_vector_quantizer, size)
+        self.read = nn.Conv1d(codec.config.hidden_size, STEPS * BANDS, BACK)
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        made = self.transformer(latents)
-        return made, self.read(F.pad(made, (BACK - 1, 0))).transpose(1, 2)
+    def forward(
+        self, meant: Tensor, codes: Tensor, latents: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is made (B, C, F), spectra (B, F, D), and how far entries and vectors are apart.
+
+        Args:
+            meant: (B, C, F) by the semantic codes. codes: (B, K, F) acoustic ones, which the assistant's rows keep.
+            latents: (B, C, F), which others' codes are found for. own: (B,) the assistant's rows.
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            apart = latents.new_zeros(())
+            given = meant.clone()
+            if own.any():
+                given[own] = given[own] + self.books.known(codes[own])
+            if not own.all():
+                heard, apart = self.books.heard(latents[~own])
+                given[~own] = given[~own] + heard
+        made = self.transformer(given)
+        return made, self.read(F.pad(made, (BACK - 1, 0))).transpose(1, 2), apart
 
 
 class Rows:
-    """Batches by the step's number: codes (B, K, F), spectra (B, F, D), and which rows are the assistant's (B,)."""
+    """Batches by the step's number: codes (B, K, F), what the codec heard (B, C, F), spectra (B, F, D), and which rows
+    are the assistant's (B,), of which only the codes count.
+    """
 
     def __init__(self, source: Coded, batch_size: int, seed: int):
         self.source, self.batch_size, self.seed = source, batch_size, seed
+        someone = next(kind for kind in source.shares if kind != ASSISTANT)
+        self.unknown = np.zeros((source.latents(someone, 0).shape[1], FRAMES), np.float32)
         self.spectra = functools.lru_cache(maxsize=None)(self._spectra)  # half a gigabyte for nine hours
 
     def _spectra(self, kind: str, shard: int) -> Tensor:
         wave = self.source.shards[kind][shard][0].astype(np.float32) / FULL
         return log_frames(mel_power(wave)).half()
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        kinds, codes, spectra = [], [], []
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        own, codes, spectra, latents = [], [], [], []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             kind, shard, at = self.source.choose(FRAMES, keyed_generator(self.seed, "teach", position))
-            kinds.append(kind == ASSISTANT)
+            own.append(kind == ASSISTANT)
+            latents.append(self.unknown if own[-1] else self.source.latents(kind, shard)[at : at + FRAMES].T)
             codes.append(self.source.shards[kind][shard][1][:, at : at + FRAMES].astype(np.int64))
             spectra.append(self.spectra(kind, shard)[at : at + FRAMES])
-        return torch.from_numpy(np.stack(codes)), torch.stack(spectra).float(), torch.tensor(kinds)
+        stacked = torch.from_numpy(np.stack(codes)), torch.from_numpy(np.stack(latents))
+        return *stacked, torch.stack(spectra).float(), torch.tensor(own)
 
 
 class TeachStage(Stage):
-    """Trains `Teller` by the absolute error of log spectra, and for the assistant by what a known decoder's transformer
-    makes of the same codes.
+    """Trains `Teller` by the absolute error of log spectra, and by what a known decoder's transformer makes of the same
+    codes.
+
+    Args:
+        codec: whose decoder learns, and its acoustic codebooks if `entries`. known: a codec that knows the assistant's
+            codes; None: the codec as it is, which knows others', too.
     """
 
-    panels = [["loss"], ["spectra", "missed"], ["valid_others", "valid_assistant", "valid_missed"]]
+    panels = [["loss"], ["spectra", "missed"], ["apart"], ["valid_others", "valid_assistant", "valid_missed"]]
 
-    def __init__(self, config: StageConfig, codec: Any, known: Any, batches: Rows, valid: Rows):
-        self.codec, self.known = (one.eval().requires_grad_(False) for one in (codec, known))
-        self.valid = valid
-        teller = Teller(codec.decoder_transformer.requires_grad_(True), codec.config.hidden_size)
-        self.begin(teller, [batches(i) for i in range(8)])
+    def __init__(
+        self, config: StageConfig, codec: Any, known: Any, batches: Rows, valid: Rows, entries: bool = False
+    ):
+        self.everyone = known is None
+        self.known = copy.deepcopy(codec) if known is None else known
+        self.codec, _ = (one.eval().requires_grad_(False) for one in (codec, self.known))
+        self.valid, self.entries = valid, entries
+        first = [batches(i) for i in range(8)]
+        teller = Teller(codec, self._size(first))
+        teller.transformer.requires_grad_(True)
+        teller.books.requires_grad_(entries)
+        self.begin(teller, first)
         super().__init__(config, teller, batches)
+
+    def _size(self, batches: list[Any]) -> float:
+        acoustic = self.codec.quantizer.acoustic_residual_vector_quantizer
+        heard = torch.cat([latents[~own] for _, latents, _, own in batches])
+        return float(acoustic._project(heard).std())
 
     @torch.no_grad()
     def begin(self, teller: Teller, batches: list[Any]) -> None:
-        """Fit the reading to what the known decoder says of the assistant."""
+        """Fit the reading to what the known decoder says."""
         inputs, targets = [], []
-        for codes, spectra, own in batches:
-            made = F.pad(self.told(codes[own]), (BACK - 1, 0))  # (b, C, F + BACK - 1)
+        for codes, _, spectra, own in batches:
+            rows = torch.ones_like(own) if self.everyone else own
+            made = F.pad(self.told(codes[rows]), (BACK - 1, 0))  # (b, C, F + BACK - 1)
             inputs.append(made.unfold(-1, BACK, 1).transpose(1, 2).flatten(2).flatten(0, 1))
-            targets.append(spectra[own].flatten(0, 1))
+            targets.append(spectra[rows].flatten(0, 1))
         x, y = torch.cat(inputs), torch.cat(targets)
         mean = x.mean(0), y.mean(0)
         weight = least_squares(x - mean[0], y - mean[1], 1e-3).to(x.dtype)  # (C * BACK, D)
         teller.read.weight.copy_(weight.T.unflatten(1, (-1, BACK)))
         teller.read.bias.copy_(mean[1] - mean[0] @ weight)
 
+    @torch.no_grad()
     def told(self, codes: Tensor) -> Tensor:
         """What the known decoder's transformer makes of codes."""
-        with torch.no_grad():
-            return self.known.decoder_transformer(self.known.dequantize(codes))
+        return self.known.decoder_transformer(self.known.dequantize(codes))
 
-    def _errors(self, teller: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """Absolute errors (B, F) of spectra, and what is missed of the known decoder, of its variance."""
-        codes, spectra, own = batch
-        with torch.no_grad():
-            latents = self.codec.dequantize(codes)
-        made, read = teller(latents)
+    def _errors(self, teller: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Absolute errors (B, F) of spectra; the share that is missed of the known decoder, for the assistant and for
+        others; and how far entries are apart from what they stand for.
+        """
+        codes, latents, spectra, own = batch
+        count = self.codec.config.num_semantic_quantizers
+        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+            semantic = self.codec.quantizer.semantic_residual_vector_quantizer
+            meant = semantic.decode(codes[:, :count])
+        made, read, apart = teller(meant, codes[:, count:], latents, own)
         errors = (read.float() - spectra).abs().mean(-1)[:, WARM:]
-        if not own.any():
-            return errors, errors.new_zeros(())
-        wanted = self.told(codes[own])
-        return errors, (made[own].float() - wanted).square().mean() / wanted.var((0, 2)).mean()
+        missed = []
+        for asked in (own, ~own & self.everyone):
+            if not asked.any():
+                missed.append(errors.new_zeros(()))
+                continue
+            wanted = self.told(codes[asked])
+            missed.append((made[asked].float() - wanted).square().mean() / wanted.var((0, 2)).mean())
+        return errors, *missed, apart
 
     def measure(self, batch: Any):
         """The loss of a batch."""
         with self.accelerator.autocast():
-            errors, missed = self._errors(self.model, batch)
-        loud = batch[1].mean(-1)[:, WARM:] > LOUD
-        weights = torch.where(loud, 1.0, 0.1)
+            errors, mine, others, apart = self._errors(self.model, batch)
+        weights = torch.where(batch[2].mean(-1)[:, WARM:] > LOUD, 1.0, 0.1)
         told = (errors * weights).sum() / weights.sum()
-        values = {"spectra": float(told.detach()), "missed": float(missed.detach())}
-        return told + KEPT * missed, values, batch[0].shape[0] * FRAMES
+        values = {
+            name: float(x.detach()) for name, x in (("spectra", told), ("missed", mine), ("apart", apart))
+        }
+        loss = told + KEPT * mine + KEPT_OTHERS * others + (apart if self.entries else 0.0)
+        return loss, values, len(batch[0]) * FRAMES
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -128,8 +185,8 @@ class TeachStage(Stage):
         sums: dict[str, list[float]] = {"others": [], "assistant": [], "missed": []}
         for step in range(8):
             batch = self.valid(step)
-            errors, missed = self._errors(self.averages, batch)
-            loud, own = batch[1].mean(-1)[:, WARM:] > LOUD, batch[2]
+            errors, missed, _, _ = self._errors(self.averages, batch)
+            loud, own = batch[2].mean(-1)[:, WARM:] > LOUD, batch[3]
             sums["others"].append(float(errors[~own][loud[~own]].mean()))
             sums["assistant"].append(float(errors[own][loud[own]].mean()))
             sums["missed"].append(float(missed))
@@ -140,21 +197,31 @@ class TeachStage(Stage):
 def teach(args: argparse.Namespace) -> int:
     from aizuchi.data.codec import load_codec
     from aizuchi.train.checkpoints import save_model
+    from recipes.mini.package import round_to_bfloat16
 
     torch.manual_seed(args.seed)
-    codec, known = (load_codec(folder, 1).model.float() for folder in (args.codec, args.known))
+    codec = load_codec(args.codec, args.codebooks).model.float()
+    known = None if args.known is None else load_codec(args.known, args.codebooks).model.float()
     config = StageConfig(
         output=str(args.out), steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed,
     )  # fmt: skip
-    source, kept = rows(str(args.coded)), validation_rows(str(args.coded))
+    train, valid = rows(str(args.coded)), validation_rows(str(args.coded))
     stage = TeachStage(
-        config, codec, known, Rows(source, args.batch_size, args.seed), Rows(kept, args.batch_size, _SEED)
+        config,
+        codec,
+        known,
+        Rows(train, args.batch_size, args.seed),
+        Rows(valid, args.batch_size, _SEED),
+        args.entries,
     )
     stage.run()
     codec.decoder_transformer.load_state_dict(stage.averages.transformer.state_dict())
+    if args.entries:
+        acoustic = codec.quantizer.acoustic_residual_vector_quantizer
+        stage.averages.books.give(acoustic)
+        round_to_bfloat16(acoustic)
     save_model(codec, args.out / "codec")
-    torch.save(stage.averages.read.state_dict(), args.out / "read.pt")
     print(args.out / "codec")
     return 0
 
@@ -168,12 +235,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--codec", type=Path, required=True, help="whose decoder learns, of recipes.mini.others"
     )
     parser.add_argument(
-        "--known", type=Path, required=True, help="a codec whose decoder speaks the assistant's codes"
+        "--known",
+        type=Path,
+        help="a codec whose decoder speaks the assistant's codes (default: the codec, which speaks others', too)",
+    )
+    parser.add_argument(
+        "--entries",
+        action="store_true",
+        help="its acoustic codebooks learn, too: others' codes are new ones then",
     )
     parser.add_argument(
         "--coded", type=Path, default=RUNS / "coded", help="of recipes.mini.coded (default %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=RUNS / "teach", help="folder (default %(default)s)")
+    parser.add_argument("--codebooks", type=int, default=8, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=3000, help="default %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of 3.84 s (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default %(default)s")
