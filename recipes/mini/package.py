@@ -1,4 +1,4 @@
-"""Put a trained model into the package: `python -m recipes.mini.package codec|ear|model --help`.
+"""Put a trained model into the package: `python -m recipes.mini.package codec|voice|ear|model --help`.
 
 The language model's matrices are shipped in int8, all else in bfloat16. The codec that writes the training's tokens
 is rounded to bfloat16 before anything is encoded: what is shipped gives the very codes that the model learned from.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from aizuchi.errors import AizuchiError
-from aizuchi.files import write_text
+from aizuchi.files import atomic_path, write_text
 from recipes.mini.command import RUNS, run_command
 from recipes.mini.ear_model import COMPONENTS, LOWER, STEM, WORDS, read_weights
 
@@ -30,6 +30,10 @@ CODEBOOK = (
     ".cluster_usage",
     ".initialized",
 )  # kept as they are: a code is a matter of nearness
+VOICE = (
+    "decoder",
+    "quantizer.acoustic_residual_vector_quantizer.",
+)  # a codec's tensors that the assistant's voice is
 
 
 def round_to_bfloat16(module: nn.Module) -> None:
@@ -87,9 +91,42 @@ def package_codec(args: argparse.Namespace) -> int:
     from aizuchi.train.checkpoints import save_model
 
     codec = load_codec(args.codec).model.float()
+    if args.voice is not None:
+        take_voice(codec, args.voice)
     round_to_bfloat16(codec)
     save_model(codec, args.out)
     print(args.out)
+    return 0
+
+
+def take_voice(codec: Any, path: Path) -> None:
+    """Put what `package_voice` wrote into a codec."""
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise AizuchiError(f"{path} is missing; package voice writes such a file")
+    known = codec.state_dict()
+    for name, tensor in load_file(path).items():
+        if name not in known or known[name].shape != tensor.shape:
+            raise AizuchiError(f"{path} is of another codec: {name} has no place in this one")
+        known[name].copy_(tensor)
+
+
+def package_voice(args: argparse.Namespace) -> int:
+    """Write a codec's decoder and acoustic codebooks to keep, in bfloat16."""
+    from safetensors.torch import save_file
+
+    from aizuchi.data.codec import load_codec
+
+    kept = {
+        name: (tensor if name.endswith(CODEBOOK) else tensor.bfloat16()).contiguous()
+        for name, tensor in load_codec(args.codec).model.state_dict().items()
+        if name.startswith(VOICE)
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.out) as temporary:
+        save_file(kept, temporary)
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 
@@ -221,7 +258,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="a codec, or a model that carries one (default %(default)s)",
     )
     codec.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="default %(default)s")
+    codec.add_argument("--voice", type=Path, help="another decoder and acoustic codebooks, of `voice`")
     codec.set_defaults(run=package_codec)
+    voice = commands.add_parser("voice", help="write a codec's decoder and acoustic codebooks to go on from")
+    voice.add_argument("--codec", type=Path, default=RUNS / "decoder/model", help="default %(default)s")
+    voice.add_argument(
+        "--out",
+        type=Path,
+        default=Path("recipes/mini/milestone/voice.safetensors"),
+        help="default %(default)s",
+    )
+    voice.set_defaults(run=package_voice)
     ear = commands.add_parser(
         "ear", help="write an ear to go on from: in bfloat16, in files of less than 16 MiB"
     )

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aizuchi.errors import AizuchiError
+from aizuchi.models.mimi import MimiModel
+from aizuchi.train.checkpoints import save_model
 from aizuchi.train.mimi_start import make_codec
 from recipes.mini.others import Heard, begin_seldom, main_components, make_room, nearest, place_entries
-from recipes.mini.package import _same_codes
-from tests.train.tiny_codec import config_of
+from recipes.mini.package import CODEBOOK, VOICE, _same_codes, main
+from tests.train.tiny_codec import MODEL, config_of
 
 
 def test_components_tell_what_latents_know_of_spectra():
@@ -107,3 +110,22 @@ def test_a_model_takes_moved_entries_where_they_are_said_to_be_there(tmp_path):
         new.quantizer.semantic_residual_vector_quantizer.codebooks()[0].embed_sum[0] += 1
     with pytest.raises(AizuchiError, match="other codes"):
         _same_codes(old, new, False, new_entries=True)
+
+
+def test_a_voice_is_kept_and_put_into_a_codec_of_the_same_encoder(tmp_path, capsys):
+    config = config_of(tmp_path, model=MODEL | {"num_quantizers": 8})
+    old, new = (make_codec(config).eval() for _ in range(2))
+    for name, codec in (("old", old), ("new", new)):
+        save_model(codec, tmp_path / name)
+    file, made = tmp_path / "voice.safetensors", tmp_path / "made"
+    assert main(["voice", "--codec", str(tmp_path / "new"), "--out", str(file)]) == 0
+    given = ["codec", "--codec", str(tmp_path / "old"), "--out", str(made)]
+    assert main([*given, "--voice", str(file)]) == 0
+    known, theirs = old.state_dict(), new.state_dict()
+    for name, tensor in MimiModel.from_pretrained(made).state_dict().items():
+        wanted = (theirs if name.startswith(VOICE) else known)[name]
+        assert torch.equal(tensor, wanted if name.endswith(CODEBOOK) else wanted.bfloat16().float()), name
+    assert main([*given, "--voice", str(tmp_path / "none")]) == 2
+    save_file({"decoder.other": torch.zeros(1)}, file)
+    assert main([*given, "--voice", str(file)]) == 2
+    assert "voice writes such a file" in (told := capsys.readouterr().err) and "no place in this one" in told
