@@ -1,7 +1,7 @@
 """A decoder's transformer learns spectra before its convolutions learn sound: `python -m recipes.mini.teach --help`.
 
 What the codes tell of a spectrum is made at 12.5 frames a second, sound of it at 24,000 samples: alone, the transformer
-learns some thousand seconds of audio in a second. It is read by one linear map, which is thrown away. Where a decoder
+learns some 450 seconds of audio in a second. It is read by one linear map, which is thrown away. Where a decoder
 of the same assistant is known, the transformer also learns to give what that one's gave, so that convolutions which
 speak this voice go on speaking it. With `--entries` the acoustic codebooks learn, too; the assistant keeps its codes.
 """
@@ -79,7 +79,7 @@ class Rows:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         someone = next(kind for kind in source.shares if kind != ASSISTANT)
         self.unknown = np.zeros((source.latents(someone, 0).shape[1], FRAMES), np.float32)
-        self.spectra = functools.lru_cache(maxsize=None)(self._spectra)  # half a gigabyte for nine hours
+        self.spectra = functools.cache(self._spectra)  # half a gigabyte for nine hours
 
     def _spectra(self, kind: str, shard: int) -> Tensor:
         wave = self.source.shards[kind][shard][0].astype(np.float32) / FULL
@@ -132,10 +132,10 @@ class TeachStage(Stage):
         """Fit the reading to what the known decoder says."""
         inputs, targets = [], []
         for codes, _, spectra, own in batches:
-            rows = torch.ones_like(own) if self.everyone else own
-            made = F.pad(self.told(codes[rows]), (BACK - 1, 0))  # (b, C, F + BACK - 1)
+            asked = torch.ones_like(own) if self.everyone else own
+            made = F.pad(self.told(codes[asked]), (BACK - 1, 0))  # (b, C, F + BACK - 1)
             inputs.append(made.unfold(-1, BACK, 1).transpose(1, 2).flatten(2).flatten(0, 1))
-            targets.append(spectra[rows].flatten(0, 1))
+            targets.append(spectra[asked].flatten(0, 1))
         x, y = torch.cat(inputs), torch.cat(targets)
         mean = x.mean(0), y.mean(0)
         weight = least_squares(x - mean[0], y - mean[1], 1e-3).to(x.dtype)  # (C * BACK, D)

@@ -115,6 +115,8 @@ def test_what_is_not_there_is_told(folder, tmp_path, capsys):
     assert main([*options, "--out", str(folder)]) == 0  # all are there
     assert main([*options, "--out", str(tmp_path / "out")]) == 2
     assert "error:" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    assert "give --voice-codec" in capsys.readouterr().err
 
 
 def test_the_assistant_has_its_voices_codes_and_others_their_own_at_one_pitch(codec, tmp_path):
