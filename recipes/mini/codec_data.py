@@ -35,6 +35,7 @@ SOMEONE = ("users", "recorded")
 NOISY = 0.3  # share of the rows of others than the assistant that carry noise
 OFTEN = 5  # lines with a word, from which on it is one of the assistant's own, not one that it repeats
 UNKNOWN = -1
+GAP = (0.05, 0.5)  # seconds between what is said
 
 
 def waves(
@@ -102,6 +103,7 @@ class Waves:
         by_word: float = 0.0,
     ) -> None:
         self.decoded, self.by_word = decoded, by_word
+        self.gap = GAP
         self.voice: VoiceCodes | None = None
         self.own_codes = 1.0
         self.pairs: Pairs | None = None
@@ -159,7 +161,7 @@ class Waves:
             phones += shift(clip.phones, at - skip)
             if not known:
                 labels[begin // FRAME : -(-(begin + len(part)) // FRAME)] = UNKNOWN
-            at += len(part) / RATE + rng.uniform(0.05, 0.5)
+            at += len(part) / RATE + rng.uniform(*self.gap)
             first = False
         told = frame_labels([p for p in phones if p[2] > 0], len(labels))
         labels = np.where(labels == UNKNOWN, UNKNOWN, told)
@@ -181,7 +183,7 @@ class Waves:
         part = clip.audio[round(skip * RATE) :][:samples]
         wave = np.zeros(samples, np.float32)
         wave[: len(part)] = part
-        return wave, list(shift(clip.phones, -skip)), len(part) / RATE + rng.uniform(0.05, 0.5)
+        return wave, list(shift(clip.phones, -skip)), len(part) / RATE + rng.uniform(*self.gap)
 
     def someone(self, rng: random.Random) -> np.ndarray:
         """What one of the users or of the recorded people says, (samples,) float32."""
@@ -249,6 +251,18 @@ def _lines(count: int, validation: bool = False) -> list[str]:
         number += 1
     own, asked = map(list, found.values())
     return (own[: max(count - len(asked), count // 2)] + asked)[:count]
+
+
+@lru_cache(maxsize=4)
+def told_lines(count: int, validation: bool = False) -> tuple[str, ...]:
+    """So many lines of the assistant as its dialogues have them: what it says often stands there often."""
+    found: list[str] = []
+    for number in range(50 * count):
+        script = fresh_script(f"codec/told/{number}")
+        found += [e.text for e in script.events if e.side == "model" and kept_apart(e.text) is validation]
+        if len(found) >= count:
+            break
+    return tuple(found[:count])
 
 
 def _room(rng: random.Random) -> Spoken:

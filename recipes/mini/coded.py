@@ -25,14 +25,18 @@ from aizuchi.errors import AizuchiError
 from aizuchi.files import atomic_path
 from aizuchi.train.order import keyed_generator
 from aizuchi.train.waves import WaveRow
-from recipes.mini.codec_data import Waves, validation_waves, waves
+from recipes.mini.codec_data import Waves, told_lines, validation_waves, waves
 from recipes.mini.command import RUNS, add_inputs, run_command, run_shards
 from recipes.mini.grid import FRAME
 from recipes.mini.one_pitch import TRAIN, VALIDATION
 from recipes.mini.timing import RATE
 
+# "answers": what the assistant says in dialogues, as often as there; the lines of "assistant" come equally often.
 # "own": the assistant, coded not as its voice was learned but by the codec itself
-ASSISTANT, OWN, SOMEONE, ROOM = KINDS = ("assistant", "own", "someone", "room")
+ASSISTANT, ANSWERS, OWN, SOMEONE, ROOM = KINDS = ("assistant", "answers", "own", "someone", "room")
+VOICED = (ASSISTANT, ANSWERS)
+ANSWERS_GAP = (0.3, 2.0)  # seconds between them
+TOLD = 0.4  # of the assistant's rows that its voice coded, answers
 SECONDS = 40  # of a shard
 GAINS = (-6.0, 3.0)  # dB that others come louder
 OWN_CODES = 0.3  # of the assistant's rows
@@ -67,7 +71,10 @@ class Source:
             made = (validation_waves if part == VALIDATION else waves)(
                 **self.given, pairs=self.pairs if kind == SOMEONE else None
             )
-            made.shares = {{OWN: ASSISTANT, SOMEONE: "users"}.get(kind, kind): 1.0}
+            made.shares = {{ANSWERS: ASSISTANT, OWN: ASSISTANT, SOMEONE: "users"}.get(kind, kind): 1.0}
+            if kind == ANSWERS:
+                made.gap = ANSWERS_GAP
+                made.lines = list(told_lines(len(made.lines), part == VALIDATION))
             self._made[part, kind] = made
         return self._made[part, kind]
 
@@ -76,7 +83,7 @@ class Source:
         """wave: what is to be heard, (S,) float32. codes: (K, F). latents: (F, C), of all but the assistant."""
         generator = keyed_generator(8, f"coded/{part}/{kind}", number)
         row = self._waves(part, kind).draw(0, round(seconds * RATE / FRAME) * FRAME, generator)
-        if kind == ASSISTANT:
+        if kind in VOICED:
             return {"wave": row.wave, "codes": encode(self.voice, row.wave[None])[0]}
         gain = 10 ** (generator.uniform(*GAINS) / 20)
         target = row.wave if row.target is None else row.target
@@ -164,23 +171,26 @@ class Coded:
         kind, shard, at = self.choose(frames, generator)
         wave, codes = self.shards[kind][shard]
         said = wave[at * FRAME : (at + frames) * FRAME].astype(np.float32) / FULL
-        return WaveRow(
-            said, codes=codes[:, at : at + frames].astype(np.int64), phase=kind in (ASSISTANT, OWN)
-        )
+        return WaveRow(said, codes=codes[:, at : at + frames].astype(np.int64), phase=kind in (*VOICED, OWN))
 
 
 def rows(
-    folder: str = "runs/mini/coded", assistant: float = 0.4, room: float = 0.08, part: str = TRAIN
+    folder: str = "runs/mini/coded",
+    assistant: float = 0.4,
+    room: float = 0.08,
+    told: float = TOLD,
+    part: str = TRAIN,
 ) -> Coded:
     """The source of rows.
 
     Args:
-        folder: of shards. assistant, room: shares of rows; the rest are someone's. part: of the folder.
+        folder: of shards. assistant, room: shares of rows; the rest are someone's. told: of the assistant's rows by the
+            codes its voice has, those that are answers. part: of the folder.
     """
     own = assistant * OWN_CODES
-    return Coded(
-        Path(folder) / part, {ASSISTANT: assistant - own, OWN: own, SOMEONE: 1 - assistant - room, ROOM: room}
-    )
+    answers = (assistant - own) * told
+    shares = {ASSISTANT: assistant - own - answers, ANSWERS: answers, OWN: own}
+    return Coded(Path(folder) / part, shares | {SOMEONE: 1 - assistant - room, ROOM: room})
 
 
 validation_rows = functools.partial(rows, part=VALIDATION)
@@ -223,7 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of recipes.mini.one_pitch (default %(default)s)",
     )
     parser.add_argument("--out", type=Path, default=RUNS / "coded", help="folder (default %(default)s)")
-    for kind, count in ((ASSISTANT, 200), (OWN, 80), (SOMEONE, 480), (ROOM, 30)):
+    for kind, count in ((ASSISTANT, 300), (ANSWERS, 200), (OWN, 100), (SOMEONE, 480), (ROOM, 30)):
         parser.add_argument(
             f"--{kind}", type=int, default=count, help=f"shards of {SECONDS} s (default %(default)s)"
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from aizuchi.train.order import keyed_generator
 from recipes.mini.books import Books
-from recipes.mini.coded import ASSISTANT, FULL, Coded, rows, validation_rows
+from recipes.mini.coded import FULL, VOICED, Coded, rows, validation_rows
 from recipes.mini.command import RUNS, run_command
 from recipes.mini.front import least_squares
 from recipes.mini.spectrum import BANDS, STEPS, log_frames, mel_power
@@ -77,7 +77,7 @@ class Rows:
 
     def __init__(self, source: Coded, batch_size: int, seed: int):
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        someone = next(kind for kind in source.shares if kind != ASSISTANT)
+        someone = next(kind for kind in source.shares if kind not in VOICED)
         self.unknown = np.zeros((source.latents(someone, 0).shape[1], FRAMES), np.float32)
         self.spectra = functools.cache(self._spectra)  # half a gigabyte for nine hours
 
@@ -89,7 +89,7 @@ class Rows:
         own, codes, spectra, latents = [], [], [], []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             kind, shard, at = self.source.choose(FRAMES, keyed_generator(self.seed, "teach", position))
-            own.append(kind == ASSISTANT)
+            own.append(kind in VOICED)
             latents.append(self.unknown if own[-1] else self.source.latents(kind, shard)[at : at + FRAMES].T)
             codes.append(self.source.shards[kind][shard][1][:, at : at + FRAMES].astype(np.int64))
             spectra.append(self.spectra(kind, shard)[at : at + FRAMES])
