@@ -115,6 +115,11 @@ def kyutai_mimi_config(config: MimiConfig) -> dict[str, Any] | None:
     }
     if config.num_encoder_hidden_layers is not None:
         default["num_encoder_hidden_layers"] = config.num_hidden_layers
+    if config.num_decoder_residual_layers is not None:
+        default["num_decoder_residual_layers"] = config.num_residual_layers
+    if config.decoder_channels is not None:
+        count = len(config.upsampling_ratios)
+        default["decoder_channels"] = [config.num_filters * 2**i for i in range(count, -1, -1)]
     for name, value in default.items():
         if getattr(config, name) != value:
             raise CheckpointError(

@@ -126,7 +126,7 @@ def _codec_of_moshi(found: Any) -> Any:
     """The codec out of a whole model in transformers' layout: its own tensors only are read."""
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiConfig
-    from aizuchi.models.quantized import widen_stored
+    from aizuchi.models.stored import widen_stored
 
     with torch.device("meta"):
         model = MimiModel(MoshiConfig.from_pretrained(found.folder).audio_encoder_config)

@@ -22,7 +22,8 @@ from ..errors import AizuchiError
 from ..models.moshi import MoshiConfig, MoshiForConditionalGeneration
 from ..models.moshi.conditions import Conditions
 from ..models.presets import preset_config
-from ..models.quantized import quantize_model, widen_stored
+from ..models.quantized import quantize_model
+from ..models.stored import widen_stored
 from .duplex import DuplexEngine
 from .free_memory import free_memory
 

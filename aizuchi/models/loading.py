@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .quantized import widen_stored
+from .stored import widen_stored
 
 # Loaders of layouts that transformers does not know. `aizuchi.checkpoints` adds the original's: lower rooms do
 # not import higher ones. Each takes (class, name_or_path, kwargs) and returns a model, or None to pass.

@@ -4,10 +4,9 @@
   int4  one scale for each 32 inputs of an output; levels -8 to 7, the largest value of a group at -8
 
 Layers of the temporal transformer and of the depth decoder, and their heads, are quantized; embedding tables, norms
-and the codec are not: matrices of its transformers may be stored in int8, but are wide again once they are loaded, as
-codes are a matter of nearness. Scales are bfloat16 numbers, so that casting a model loses nothing of them. On a CPU the
-compiled kernels read the quantized weights as they are; elsewhere, and for whole sequences, a layer widens its weights
-first.
+and the codec are not (`stored.py` says how one is stored). Scales are bfloat16 numbers, so that casting a model loses
+nothing of them. On a CPU the compiled kernels read the quantized weights as they are; elsewhere, and for whole
+sequences, a layer widens its weights first.
 """
 
 from __future__ import annotations
@@ -163,29 +162,8 @@ def quantize_model(model: Any, kind: str, fill: bool = True) -> Any:
         raise AizuchiError("this model is quantized already")
     for part in (model.decoder, model.depth_decoder):
         if part is not None:
-            _quantize_layers(part, kind, fill)
+            quantize_layers(part, kind, fill)
     model.config.aizuchi_quantization = {"version": VERSION, "kind": kind}
-    return model
-
-
-def store_codec(codec: Any, fill: bool = True) -> Any:
-    """Put matrices in int8 in place of those of a codec's transformers, in place, for saving; returns the codec.
-
-    Args:
-        codec: `MimiModel`. fill: False only makes room for such matrices that are to be loaded.
-    """
-    for part in (codec.encoder_transformer, codec.decoder_transformer):
-        _quantize_layers(part, "int8", fill)
-    codec.config.aizuchi_stored = {"version": VERSION, "kind": "int8"}
-    return codec
-
-
-def widen_stored(model: Any) -> Any:
-    """Put float32 matrices in place of those that a codec in a model was stored with; returns the model."""
-    for module in list(model.modules()):
-        if getattr(getattr(module, "config", None), "aizuchi_stored", None) and hasattr(module, "quantizer"):
-            _widen_layers(module)
-            module.config.aizuchi_stored = None
     return model
 
 
@@ -195,12 +173,13 @@ def dequantize_model(model: Any) -> Any:
     """
     if not getattr(model.config, "aizuchi_quantization", None):
         return model
-    _widen_layers(model)
+    widen_layers(model)
     model.config.aizuchi_quantization = None
     return model
 
 
-def _quantize_layers(part: nn.Module, kind: str, fill: bool) -> None:
+def quantize_layers(part: nn.Module, kind: str, fill: bool) -> None:
+    """Put quantized layers in place of a module's plain ones."""
     for parent in list(part.modules()):
         for name, child in list(parent.named_children()):
             plain = type(child) is nn.Linear and child.bias is None and not _is_table(parent)
@@ -208,7 +187,8 @@ def _quantize_layers(part: nn.Module, kind: str, fill: bool) -> None:
                 setattr(parent, name, QuantizedLinear.of(child, kind, fill))
 
 
-def _widen_layers(part: nn.Module) -> None:
+def widen_layers(part: nn.Module) -> None:
+    """Put plain float32 layers in place of a module's quantized ones."""
     for parent in list(part.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, QuantizedLinear):
@@ -229,17 +209,8 @@ def _is_table(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding)  # its low-rank part is read a row at a time
 
 
-def make_room(model: Any) -> None:
-    """Give a model, or a codec, that is about to be loaded the layers that its configuration says it was saved with."""
-    if said := getattr(model.config, "aizuchi_quantization", None):
-        _check_version(said)
-        quantize_model(model, said.get("kind", ""), fill=False)
-    if said := getattr(model.config, "aizuchi_stored", None):
-        _check_version(said)
-        store_codec(model, fill=False)
-
-
-def _check_version(said: dict[str, Any]) -> None:
+def check_version(said: dict[str, Any]) -> None:
+    """AizuchiError unless what a configuration says of quantized weights is of this format."""
     if said.get("version") != VERSION:
         raise AizuchiError(
             f"these weights are quantized in format {said.get('version')}, this is aizuchi for format {VERSION}"

@@ -42,16 +42,16 @@ def round_to_bfloat16(module: nn.Module) -> None:
     """
     with torch.no_grad():
         for parameter in filter(Tensor.is_floating_point, module.parameters()):
-            if parameter.dim() != 2 or not torch.equal(in_int8(parameter), parameter):
+            if parameter.dim() < 2 or not torch.equal(in_int8(parameter), parameter):
                 parameter.copy_(parameter.bfloat16().to(parameter.dtype))
 
 
 def in_int8(weight: Tensor) -> Tensor:
-    """A matrix rounded to what int8 holds, in its own dtype; rounded once more it stays the same."""
+    """A weight whose rows are rounded to what int8 holds, in its own dtype; rounded once more it stays the same."""
     from aizuchi.models.quantized import to_int8
 
-    levels, scale = to_int8(weight)
-    return (levels.float() * scale[..., None]).to(weight.dtype)
+    levels, scale = to_int8(weight.flatten(1))
+    return (levels.float() * scale[:, None]).to(weight.dtype).view_as(weight)
 
 
 @torch.no_grad()
@@ -166,7 +166,8 @@ def package_model(args: argparse.Namespace) -> int:
     from aizuchi.checkpoints.generation_config import generation_config
     from aizuchi.models.mimi import MimiModel
     from aizuchi.models.moshi import MoshiForConditionalGeneration
-    from aizuchi.models.quantized import quantize_model, store_codec
+    from aizuchi.models.quantized import quantize_model
+    from aizuchi.models.stored import store_codec
     from aizuchi.train.checkpoints import save_model
 
     model = MoshiForConditionalGeneration.from_pretrained(args.model).float()
@@ -226,9 +227,8 @@ def _same_codes(
     acoustic codes stand for.
     """
     theirs, known = codec.state_dict(), ours.state_dict()
-    if more := [
-        name for name in theirs if name not in known and not (new_ear and name.startswith("encoder"))
-    ]:
+    silent = ("decoder", "encoder") if new_ear else ("decoder",)  # what gives no codes, or may give others
+    if more := [name for name in theirs if name not in known and not name.startswith(silent)]:
         raise AizuchiError(f"the model knows no {more[0]} of the codec: it would write other codes")
     for name, tensor in known.items():
         if not name.startswith(("encoder.", "encoder_transformer", "downsample", "quantizer")):
@@ -297,7 +297,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     model.add_argument(
         "--store-codec", action="store_true",
-        help="store the codec's transformers in int8, too (of an encoder that `front hear` made nothing is lost)",
+        help="store the codec's transformers and its decoder's convolutions in int8, too (of an encoder that "
+        "`front hear` made nothing is lost)",
     )  # fmt: skip
     model.add_argument("--card", type=Path, default=Path("recipes/mini/card"), help="default %(default)s")
     model.add_argument("--quantize", choices=["int8", "none"], default="int8", help="default %(default)s")

@@ -154,6 +154,11 @@ def test_mimi_of_other_sizes_is_described_as_the_original_describes_it():
     assert kyutai_mimi_config(MimiConfig(num_encoder_hidden_layers=8)) is None
     with pytest.raises(CheckpointError, match="num_encoder_hidden_layers=9"):
         kyutai_mimi_config(MimiConfig(num_encoder_hidden_layers=9))
+    same = {"decoder_channels": [1024, 512, 256, 128, 64], "num_decoder_residual_layers": 1}
+    assert kyutai_mimi_config(MimiConfig(**same)) is None
+    for other in ({"decoder_channels": [1024, 512, 256, 128, 96]}, {"num_decoder_residual_layers": 2}):
+        with pytest.raises(CheckpointError, match=next(iter(other))):
+            kyutai_mimi_config(MimiConfig(**other))
 
 
 @pytest.mark.parametrize(

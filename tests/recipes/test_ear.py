@@ -233,7 +233,7 @@ def test_better_convolutions_leave_the_codes_as_they_are(small, made, tmp_path, 
 
 def test_a_codec_is_given_another_ear_of_the_same_codes(small, made, tmp_path, capsys):
     from aizuchi.models.mimi import MimiConfig, MimiModel
-    from aizuchi.models.quantized import store_codec, widen_stored
+    from aizuchi.models.stored import store_codec, widen_stored
 
     root, where = made
     torch.manual_seed(9)

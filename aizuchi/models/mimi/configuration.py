@@ -48,6 +48,10 @@ class MimiConfig(PreTrainedConfig):
         upsample_groups: groups of the transposed convolution from `frame_rate` to `encodec_frame_rate`.
         num_hidden_layers, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, hidden_act,
         norm_eps, attention_dropout, attention_bias, layer_scale_initial_scale: both transformers.
+        decoder_channels: channels of the decoder's convolutions, before the first ratio and after each; None = as
+            the encoder's, halved with every ratio down to `num_filters`.
+        num_decoder_residual_layers: residual blocks per ratio of the decoder; None = `num_residual_layers`.
+            transformers knows neither.
         num_encoder_hidden_layers: layers of the encoder's transformer where it has others than the decoder's; None =
             `num_hidden_layers`, as in every published codec. transformers does not know it.
         max_position_embeddings: kept for the format; positions are unbounded.
@@ -88,6 +92,8 @@ class MimiConfig(PreTrainedConfig):
     upsample_groups: int = 512
     num_hidden_layers: int = 8
     num_encoder_hidden_layers: int | None = None
+    num_decoder_residual_layers: int | None = None
+    decoder_channels: list[int] | None = None
     intermediate_size: int = 2048
     num_attention_heads: int = 8
     num_key_value_heads: int = 8
@@ -118,8 +124,9 @@ class MimiConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         self._check_integers(_AT_LEAST_ONE)
         self._check_integers(_AT_LEAST_ZERO, least=0)
-        if self.num_encoder_hidden_layers is not None:
-            self._check_integers(["num_encoder_hidden_layers"], least=0)
+        for name in ("num_encoder_hidden_layers", "num_decoder_residual_layers"):
+            if getattr(self, name) is not None:
+                self._check_integers([name], least=0)
         if any(not isinstance(ratio, int) or ratio < 1 for ratio in self.upsampling_ratios):
             raise ValueError(
                 f"`upsampling_ratios` must be integers of at least 1, but is {self.upsampling_ratios}."
@@ -157,6 +164,17 @@ class MimiConfig(PreTrainedConfig):
         if self.num_filters % self.compress:
             raise ValueError(
                 f"`num_filters` ({self.num_filters}) must be divisible by `compress` ({self.compress})."
+            )
+
+        channels = self.decoder_channels
+        if channels is None:
+            return
+        if len(channels) != len(self.upsampling_ratios) + 1 or any(
+            not isinstance(count, int) or count < 1 or count % self.compress for count in channels
+        ):
+            raise ValueError(
+                f"`decoder_channels` must be {len(self.upsampling_ratios) + 1} integers, one more than there are "
+                f"ratios, that `compress` ({self.compress}) divides, but is {channels}."
             )
 
     def _check_transformers(self) -> None:

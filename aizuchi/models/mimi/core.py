@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..quantized import make_room
+from ..stored import make_room
 from .base import MimiPreTrainedModel
 from .checks import check_active
 from .configuration import MimiConfig

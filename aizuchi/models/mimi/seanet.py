@@ -140,17 +140,20 @@ class MimiDecoder(MimiStack):
 
     def __init__(self, config: MimiConfig):
         pad_mode = config.pad_mode
-        width = config.num_filters * 2 ** len(config.upsampling_ratios)
-        layers: list[nn.Module] = [
-            MimiConv1d(config.hidden_size, width, config.kernel_size, pad_mode=pad_mode)
+        ratios = config.upsampling_ratios
+        widths = config.decoder_channels or [
+            config.num_filters * 2**i for i in reversed(range(len(ratios) + 1))
         ]
-        for ratio in config.upsampling_ratios:
-            layers += [nn.ELU(), MimiConvTranspose1d(width, width // 2, 2 * ratio, stride=ratio)]
-            width //= 2
-            for j in range(config.num_residual_layers):
-                layers.append(MimiResnetBlock(config, width, config.dilation_growth_rate**j))
+        blocks = config.num_decoder_residual_layers
+        layers: list[nn.Module] = [
+            MimiConv1d(config.hidden_size, widths[0], config.kernel_size, pad_mode=pad_mode)
+        ]
+        for ratio, width, narrower in zip(ratios, widths, widths[1:], strict=False):
+            layers += [nn.ELU(), MimiConvTranspose1d(width, narrower, 2 * ratio, stride=ratio)]
+            for j in range(config.num_residual_layers if blocks is None else blocks):
+                layers.append(MimiResnetBlock(config, narrower, config.dilation_growth_rate**j))
         layers += [
             nn.ELU(),
-            MimiConv1d(width, config.audio_channels, config.last_kernel_size, pad_mode=pad_mode),
+            MimiConv1d(widths[-1], config.audio_channels, config.last_kernel_size, pad_mode=pad_mode),
         ]
         super().__init__(layers)

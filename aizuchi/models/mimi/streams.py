@@ -45,9 +45,10 @@ def signature(config: MimiConfig) -> tuple:
     names = (
         "sampling_rate frame_rate audio_channels hidden_size num_filters num_residual_layers kernel_size "
         "last_kernel_size residual_kernel_size dilation_growth_rate pad_mode compress num_hidden_layers "
-        "num_encoder_hidden_layers num_key_value_heads head_dim sliding_window"
+        "num_encoder_hidden_layers num_decoder_residual_layers num_key_value_heads head_dim sliding_window"
     )
-    return (*[getattr(config, name) for name in names.split()], *config.upsampling_ratios)
+    channels = config.decoder_channels or ()
+    return (*[getattr(config, name) for name in names.split()], *config.upsampling_ratios, *channels)
 
 
 def check_ring(ring: str) -> bool:

@@ -15,7 +15,7 @@ from ...kernels.few import sum_of_entries
 from ..cache import RingCache
 from ..layers import TokenEmbedding
 from ..mimi import MimiModel
-from ..quantized import make_room
+from ..stored import make_room
 from .base import MoshiPreTrainedModel
 from .conditions import ConditionProvider, Conditions
 from .configuration import MoshiConfig

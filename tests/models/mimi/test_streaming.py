@@ -76,6 +76,19 @@ class TestAnyChunking:
         with pytest.raises(ValueError, match="another configuration"):
             make_model(fit_seconds=8, **TINY).encode_step(waves[..., :FRAME], state)
 
+    def test_a_decoder_of_its_own_sizes(self) -> None:
+        sizes = {"decoder_channels": [24, 20, 12, 10, 6], "num_decoder_residual_layers": 2}
+        model = make_model(fit_seconds=8, **TINY, **sizes)
+        convs = [m for m in model.decoder.modules() if isinstance(m, torch.nn.ConvTranspose1d)]
+        assert [(c.in_channels, c.out_channels) for c in convs] == [(24, 20), (20, 12), (12, 10), (10, 6)]
+        codes = model.encode(speech(FRAMES * FRAME)).audio_codes
+        state = model.init_decoder_state(1)
+        streamed = torch.cat([model.decode_step(frame, state) for frame in codes.split(1, -1)], -1)
+        with torch.no_grad():
+            torch.testing.assert_close(streamed, model.decode(codes).audio_values, rtol=0, atol=1e-5)
+        with pytest.raises(ValueError, match="another configuration"):
+            make_model(fit_seconds=8, **TINY).decode_step(codes[..., :1], state)
+
     def test_steps_of_several_frames(self, exact: tuple) -> None:
         model, waves, codes, samples = exact
         for frames in (1, 2, 3, 9):
