@@ -42,9 +42,8 @@ def test_it_is_small_by_configuration_alone(loaded):
     assert isinstance(loaded.model, aizuchi.MoshiForConditionalGeneration)
     assert isinstance(loaded.model.audio_encoder, aizuchi.MimiModel)
     assert (codec.frame_rate, codec.sampling_rate, config.num_codebooks) == (12.5, 24000, 8)
-    assert (
-        15e6 < sum(t.numel() for t in loaded.model.state_dict().values()) < 25e6
-    )  # int8 weights are buffers
+    # int8 weights are buffers. A decoder that says everyone's codes takes 1.9 M more than one of the assistant alone
+    assert 15e6 < sum(t.numel() for t in loaded.model.state_dict().values()) < 26.5e6
     assert Sampling.of_model(loaded.model) != Sampling()  # its own settings reach the engine
 
 

@@ -22,9 +22,8 @@ from .quantized import (
     widen_layers,
 )
 
-LARGE = (
-    1 << 15
-)  # weights of a convolution that is stored in int8; smaller ones, next to the samples, are as they are
+# weights of a convolution that is stored in int8; smaller ones, next to the samples, stay as they are
+LARGE = 1 << 15
 
 
 class StoredConvolution(nn.Module):
@@ -46,7 +45,7 @@ class StoredConvolution(nn.Module):
 
     def wide(self) -> nn.Module:
         """The convolution, in float32."""
-        plain = copy.deepcopy(self._plain[0]).to_empty(device=self.weight.device)
+        plain = copy.deepcopy(self._plain[0]).float().to_empty(device=self.weight.device)
         with torch.no_grad():
             plain.weight.copy_(self.weight.float() * self.scale.float()[:, None, None])
         plain.bias = self.bias

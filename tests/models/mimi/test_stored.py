@@ -90,6 +90,8 @@ def test_a_model_carries_a_stored_codec(tmp_path: Path) -> None:
         ours = codec.state_dict()
         assert all(torch.equal(ours[name], w) for name, w in wanted.state_dict().items())
     assert whole.config.audio_encoder_config.aizuchi_stored is None
+    narrow = MoshiForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).audio_encoder
+    assert {w.dtype for w in narrow.parameters()} == {torch.float32}
 
 
 def test_a_codec_that_was_stored_before_its_convolutions_were(tmp_path: Path) -> None:
