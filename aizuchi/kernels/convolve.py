@@ -87,6 +87,13 @@ def panels(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.cat(parts)
 
 
+def dilated(weight: Tensor, dilation: int) -> Tensor:
+    """The same convolution (out, in, kernel) without dilation: zeros stand between its weights."""
+    wide = weight.new_zeros(*weight.shape[:2], (weight.shape[2] - 1) * dilation + 1)
+    wide[..., ::dilation] = weight
+    return wide
+
+
 class FusedConvolutions(Keeper):
     """A chain of convolutions over streams.
 
@@ -111,7 +118,11 @@ class FusedConvolutions(Keeper):
             raise Unsupported
         (kernel,), (stride,), (dilation,) = conv.kernel_size, conv.stride, conv.dilation
         weight = conv.weight.detach()
-        if dilation != 1 or kernel < stride:
+        if dilation != 1:
+            if conv.transposed or stride != 1:
+                raise Unsupported
+            weight, kernel = dilated(weight, dilation), (kernel - 1) * dilation + 1
+        if kernel < stride:
             raise Unsupported
         if not conv.transposed:
             if conv.groups != 1:

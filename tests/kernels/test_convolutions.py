@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason="no C++ compiler 
 
 def past_of(conv, rows):
     """Random past of a convolution: inputs, or what outputs to come have already."""
-    rest = conv.kernel_size[0] - conv.stride[0]
+    rest = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1 - conv.stride[0]
     channels = conv.out_channels if conv.transposed else conv.in_channels
     return torch.randn(rows, channels, rest)
 
@@ -31,11 +31,14 @@ def exact(conv, x, past):
         whole[..., :rest] += past
         return whole[..., : x.shape[-1] * step] + bias[:, None], whole[..., x.shape[-1] * step :]
     inputs = torch.cat([past, x], -1)
-    return F.conv1d(inputs, weight, bias, step), inputs[..., inputs.shape[-1] - rest :]
+    return F.conv1d(inputs, weight, bias, step, dilation=conv.dilation), inputs[
+        ..., inputs.shape[-1] - rest :
+    ]
 
 
 CONVOLUTIONS = {
     "plain": lambda: nn.Conv1d(64, 96, 3),
+    "dilated": lambda: nn.Conv1d(48, 24, 3, dilation=3),
     "strided": lambda: nn.Conv1d(32, 48, 8, stride=4),
     "inputs no multiple of 32": lambda: nn.Conv1d(16, 16, 3),
     "few inputs": lambda: nn.Conv1d(1, 32, 7),

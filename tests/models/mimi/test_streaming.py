@@ -80,6 +80,8 @@ class TestAnyChunking:
         sizes = {"decoder_channels": [24, 20, 12, 10, 6], "num_decoder_residual_layers": 2}
         model = make_model(fit_seconds=8, **TINY, **sizes)
         convs = [m for m in model.decoder.modules() if isinstance(m, torch.nn.ConvTranspose1d)]
+        blocks = [m.conv.dilation for m in model.decoder.modules() if getattr(m, "conv", None) is not None]
+        assert (2,) in blocks  # of every second one
         assert [(c.in_channels, c.out_channels) for c in convs] == [(24, 20), (20, 12), (12, 10), (10, 6)]
         codes = model.encode(speech(FRAMES * FRAME)).audio_codes
         state = model.init_decoder_state(1)
