@@ -127,9 +127,15 @@ def _size(module: nn.Module | None) -> int:
 
 
 def _copies(codec: nn.Module) -> int:
-    """Bytes of what the kernels copy: convolutions in float32, or in bfloat16 these and the transformers."""
+    """Bytes of what the kernels copy: convolutions in float32, or in bfloat16 these and the transformers. Dilated
+    convolutions are copied with the zeros between their weights.
+    """
     kinds = (nn.Conv1d, nn.ConvTranspose1d)
-    convolutions = sum(m.weight.numel() for m in codec.modules() if isinstance(m, kinds))
+    convolutions = sum(
+        m.weight[..., 0].numel() * ((m.kernel_size[0] - 1) * m.dilation[0] + 1)
+        for m in codec.modules()
+        if isinstance(m, kinds)
+    )
     matrices = sum(m.weight.numel() for m in codec.modules() if isinstance(m, nn.Linear))
     return max(4 * convolutions, 2 * (convolutions + matrices))
 
