@@ -27,6 +27,7 @@ from .codec_measures import measure_codec, measure_semantic
 from .codec_pass import CodecPass, make_optimizer
 from .config import check
 from .discriminators import Discriminators, Judged, adversarial_loss, discriminator_loss, feature_loss
+from .listener import hearing_loss, make_listener
 from .mimi_config import MimiTraining
 from .order import keyed_generator
 from .run import TrainingRun, Values
@@ -88,6 +89,7 @@ class MimiTrainer(TrainingRun):
         self.spectral.to(accelerator.device)
         self.envelope = EnvelopeLoss(sizes.sampling_rate).to(accelerator.device)
         self.complex = ComplexLoss().to(accelerator.device)
+        self.listener = make_listener(config.loss.listener)
         head = None
         if not self.decoder_only:
             head = make_head(config, self.teacher, sizes.hidden_size, self.steps_data)
@@ -101,14 +103,14 @@ class MimiTrainer(TrainingRun):
         self.model, self.optimizer = accelerator.prepare(codec_pass, optimizer)
         if self.averages is not None:
             self.averages.to(accelerator.device)
-        parts = ("spectral", "envelope", "wave", "complex", "adversarial", "features")
+        parts = ("spectral", "envelope", "wave", "complex", "adversarial", "features", "heard")
         shares = {name: getattr(config.loss, name) for name in parts}
         self.balancer = Balancer(
             shares, norm=config.loss.norm, reduce=lambda x: accelerator.reduce(x, "mean")
         )
         self.adversary, self.adversary_optimizer = self._make_adversary()
         self.panels = [
-            ["spectral", "envelope", "wave", "complex", "features"],
+            ["spectral", "envelope", "wave", "complex", "features", "heard"],
             ["discriminator", "adversarial"],
             ["semantic", "semantic_score", "valid_semantic_score"],
             ["valid_spectral", "valid_spectral_unquantized"],
@@ -180,6 +182,10 @@ class MimiTrainer(TrainingRun):
             losses["envelope"] = self.envelope(output, wave)
         if config.loss.complex:
             losses["complex"] = self.complex(output, wave, batch.decoded_phase)
+        if self.listener is not None:
+            with torch.no_grad():
+                wanted = self.listener(wave)
+            losses["heard"] = hearing_loss(self.listener(output), wanted)
         adversary = (
             self.adversary
             if config.discriminator.start is not None and step >= config.discriminator.start

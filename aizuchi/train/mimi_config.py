@@ -34,9 +34,11 @@ class CodecLossConfig:
     """spectral: mel reconstruction over several windows. envelope: correlation of the bands' envelopes, which is
     what makes speech intelligible. wave: L1 of samples. complex: compressed complex spectra, for a voice whose
     waveform follows from its codes; where only some rows' does (`WaveRow.phase`), these have the share of all.
-    adversarial, features: of the discriminators. These six share the gradient at the output (balanced), whose norm
-    a row is ``norm``: the smaller, the more weigh commitment and semantic, which are added as they are. windows,
-    bands: of the spectral loss.
+    adversarial, features: of the discriminators. heard: features of a listener, which ``listener`` names
+    (``package.module:function``, called without arguments): of waveforms (B, 1, S) it makes a list of (B, F, D), in
+    which what is made has to be what is wanted; a recogniser's hold a voice to its words. These seven share the
+    gradient at the output (balanced), whose norm a row is ``norm``: the smaller, the more weigh commitment and
+    semantic, which are added as they are. windows, bands: of the spectral loss.
     """
 
     spectral: float = 1.0
@@ -45,6 +47,8 @@ class CodecLossConfig:
     complex: float = 0.0
     adversarial: float = 1.0
     features: float = 2.0
+    heard: float = 0.0
+    listener: str | None = None
     commitment: float = 0.25
     semantic: float = 1.0
     norm: float = 0.1
@@ -176,6 +180,11 @@ class MimiTraining:
         check(self.train != "decoder" or self.checkpoint is not None, "train: decoder needs a `checkpoint`")
         check(self.precision in ("fp32", "bf16"), f"precision must be fp32 or bf16, not {self.precision!r}")
         check(self.device in ("auto", "cpu"), f"device must be auto or cpu, not {self.device!r}")
+        listens = self.loss.heard > 0
+        check(
+            listens == (self.loss.listener is not None),
+            "loss.heard and loss.listener go together: the weight, and package.module:function of who hears",
+        )
         check(self.schedule.kind in SCHEDULES, f"schedule.kind must be one of {', '.join(SCHEDULES)}")
         check(0 <= self.quantizer.rate <= 1, "quantizer.rate is a share between 0 and 1")
         check(0 <= self.quantizer.dropout <= 1, "quantizer.dropout is a share between 0 and 1")

@@ -33,10 +33,10 @@ def mel_power(wave: np.ndarray | Tensor) -> Tensor:
     wave = torch.as_tensor(wave, dtype=torch.float32)
     count = wave.shape[-1] // HOP
     wave = torch.nn.functional.pad(wave[..., : count * HOP], (_WINDOW - HOP, 0))
-    window = torch.hann_window(_WINDOW)
+    window = torch.hann_window(_WINDOW, device=wave.device)
     pieces = wave.unfold(-1, _WINDOW, HOP) * window  # (..., count, _WINDOW)
     power = torch.fft.rfft(pieces, _FFT).abs().square() / window.square().sum()
-    return power @ _mels()
+    return power @ _mels().to(power.device)
 
 
 _MELS: list[Tensor] = []

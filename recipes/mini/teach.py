@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aizuchi.train.listener import hearing_loss
 from aizuchi.train.order import keyed_generator
 from recipes.mini.books import Books
 from recipes.mini.coded import FULL, VOICED, Coded, rows, validation_rows
 from recipes.mini.command import RUNS, run_command
 from recipes.mini.front import least_squares
+from recipes.mini.listener import Listener
 from recipes.mini.spectrum import BANDS, STEPS, log_frames, mel_power
 from recipes.mini.stage import Stage, StageConfig
 
@@ -31,6 +33,7 @@ FRAMES = 48  # of a row
 WARM = 2  # frames at a row's beginning that do not count: what came before them is not known
 KEPT = 1.0  # weight of what is missed of the known decoder, beside the error of spectra
 KEPT_OTHERS = 0.2  # the same, of others than the assistant
+HEARD = 1.0  # weight of what an ear misses in the spectra that are read
 BACK = 3  # frames that spectra are read from: the convolutions read seven
 LOUD = -9.0  # mean log power of a frame's bands: quieter ones count a tenth
 _SEED = 12
@@ -103,18 +106,32 @@ class TeachStage(Stage):
 
     Args:
         codec: whose decoder learns, and its acoustic codebooks if `entries`. known: a codec that knows the assistant's
-            codes; None: the codec as it is, which knows others', too.
+            codes; None: the codec as it is, which knows others', too. ear: hears in the spectra that are read what it
+            hears in the true ones, as far as they are learned.
     """
 
-    panels = [["loss"], ["spectra", "missed"], ["apart"], ["valid_others", "valid_assistant", "valid_missed"]]
+    panels = [
+        ["loss"],
+        ["spectra", "missed", "heard"],
+        ["apart"],
+        ["valid_others", "valid_assistant"],
+        ["valid_missed", "valid_heard"],
+    ]
 
     def __init__(
-        self, config: StageConfig, codec: Any, known: Any, batches: Rows, valid: Rows, entries: bool = False
+        self,
+        config: StageConfig,
+        codec: Any,
+        known: Any,
+        batches: Rows,
+        valid: Rows,
+        entries: bool = False,
+        ear: Listener | None = None,
     ):
         self.everyone = known is None
         self.known = copy.deepcopy(codec) if known is None else known
         self.codec, _ = (one.eval().requires_grad_(False) for one in (codec, self.known))
-        self.valid, self.entries = valid, entries
+        self.valid, self.entries, self.ear = valid, entries, ear
         first = [batches(i) for i in range(8)]
         teller = Teller(codec, self._size(first))
         teller.transformer.requires_grad_(True)
@@ -147,9 +164,9 @@ class TeachStage(Stage):
         """What the known decoder's transformer makes of codes."""
         return self.known.decoder_transformer(self.known.dequantize(codes))
 
-    def _errors(self, teller: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _errors(self, teller: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Absolute errors (B, F) of spectra; the share that is missed of the known decoder, for the assistant and for
-        others; and how far entries are apart from what they stand for.
+        others; how far entries are apart from what they stand for; and what the ear misses of others.
         """
         codes, latents, spectra, own = batch
         count = self.codec.config.num_semantic_quantizers
@@ -165,33 +182,42 @@ class TeachStage(Stage):
                 continue
             wanted = self.told(codes[asked])
             missed.append((made[asked].float() - wanted).square().mean() / wanted.var((0, 2)).mean())
-        return errors, *missed, apart
+        heard = errors.new_zeros(())
+        if self.ear is not None and not own.all():
+            with torch.no_grad():
+                true = self.ear.of_spectra(spectra[~own])
+            heard = hearing_loss(
+                [x[:, WARM:] for x in self.ear.of_spectra(read[~own])], [x[:, WARM:] for x in true]
+            )
+        return errors, *missed, apart, heard
 
     def measure(self, batch: Any):
         """The loss of a batch."""
         with self.accelerator.autocast():
-            errors, mine, others, apart = self._errors(self.model, batch)
+            errors, mine, others, apart, heard = self._errors(self.model, batch)
         weights = torch.where(batch[2].mean(-1)[:, WARM:] > LOUD, 1.0, 0.1)
         told = (errors * weights).sum() / weights.sum()
         values = {
-            name: float(x.detach()) for name, x in (("spectra", told), ("missed", mine), ("apart", apart))
+            name: float(x.detach())
+            for name, x in (("spectra", told), ("missed", mine), ("apart", apart), ("heard", heard))
         }
-        loss = told + KEPT * mine + KEPT_OTHERS * others + (apart if self.entries else 0.0)
+        loss = told + KEPT * mine + KEPT_OTHERS * others + HEARD * heard + (apart if self.entries else 0.0)
         return loss, values, len(batch[0]) * FRAMES
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Errors of loud frames in dB, of rows that no step learned from."""
-        sums: dict[str, list[float]] = {"others": [], "assistant": [], "missed": []}
+        """Errors of loud frames in dB, and what is missed, of rows that no step learned from."""
+        sums: dict[str, list[float]] = {"others": [], "assistant": [], "missed": [], "heard": []}
         for step in range(8):
             batch = self.valid(step)
-            errors, missed, _, _ = self._errors(self.averages, batch)
+            errors, missed, _, _, heard = self._errors(self.averages, batch)
             loud, own = batch[2].mean(-1)[:, WARM:] > LOUD, batch[3]
             sums["others"].append(float(errors[~own][loud[~own]].mean()))
             sums["assistant"].append(float(errors[own][loud[own]].mean()))
             sums["missed"].append(float(missed))
-        decibels = 10 / np.log(10)
-        return {name: float(np.mean(v)) * (1 if name == "missed" else decibels) for name, v in sums.items()}
+            sums["heard"].append(float(heard))
+        units = {"others": 10 / np.log(10), "assistant": 10 / np.log(10)}
+        return {name: float(np.mean(values)) * units.get(name, 1.0) for name, values in sums.items()}
 
 
 def teach(args: argparse.Namespace) -> int:
@@ -214,6 +240,7 @@ def teach(args: argparse.Namespace) -> int:
         Rows(train, args.batch_size, args.seed),
         Rows(valid, args.batch_size, _SEED),
         args.entries,
+        None if args.ear is None else Listener(args.ear),
     )
     stage.run()
     codec.decoder_transformer.load_state_dict(stage.averages.transformer.state_dict())
@@ -244,6 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="its acoustic codebooks learn, too: others' codes are new ones then",
     )
+    parser.add_argument("--ear", type=Path, help="an ear's folder: what it hears in the spectra counts, too")
     parser.add_argument(
         "--coded", type=Path, default=RUNS / "coded", help="of recipes.mini.coded (default %(default)s)"
     )

@@ -186,3 +186,34 @@ def test_complex_spectra_are_a_loss_where_they_are_asked_for(tmp_path):
     assert "complex" not in values["without"] and 0 < values["with"]["complex"] < 10
     assert values["with"]["spectral"] == values["without"]["spectral"]  # the first step begins alike
     assert not torch.equal(values["with"]["moved"], values["without"]["moved"])
+
+
+def loudness_and_shape():
+    """A listener: each frame's power and its samples' differences."""
+
+    def hear(wave):
+        frames = wave[:, 0].unflatten(1, (-1, 1920))  # (B, F, 1920)
+        return [frames.square().mean(-1, keepdim=True), frames.diff(dim=-1)]
+
+    return hear
+
+
+def test_a_listener_hears_what_is_made(tmp_path):
+    spec = f"{__name__}:loudness_and_shape"
+    values = {}
+    for name, loss in (("without", {}), ("with", dict(heard=1.0, listener=spec))):
+        trainer = trainer_of(config_of(tmp_path / name, loss=loss))
+        values[name] = trainer.train_step(trainer.steps_data[0])
+        values[name]["moved"] = trainer.codec.decoder.layers[-1].conv.weight.detach().clone()
+    assert "heard" not in values["without"] and values["with"]["heard"] > 0
+    assert not torch.equal(values["with"]["moved"], values["without"]["moved"])
+    alone = dict(spectral=0.0, wave=0.0, heard=1.0, listener=spec)
+    trainer = trainer_of(config_of(tmp_path / "alone", loss=alone, steps=60))
+    heard = [trainer.train_step(trainer.steps_data[0])["heard"] for _ in range(60)]
+    assert heard[-1] < 0.9 * heard[0]
+
+
+@pytest.mark.parametrize("loss", [dict(heard=1.0), dict(listener="a:b")])
+def test_a_listener_and_its_weight_go_together(tmp_path, loss):
+    with pytest.raises(AizuchiError, match="go together"):
+        config_of(tmp_path, loss=loss)
