@@ -129,7 +129,7 @@ class DuplexEngine:
         self.check_row(row)
         if self.joined[row]:
             raise ValueError(f"Row {row} is taken: `leave` it first.")
-        self.state.reset([row])
+        self._wipe(row)
         self.configure(row, sampling or self.sampling)
         self.joined[row] = True
         self._present[row] = True
@@ -143,7 +143,11 @@ class DuplexEngine:
         self.check_row(row, joined=True)
         self.joined[row] = False
         self._present[row] = False
+        self._wipe(row)
+
+    def _wipe(self, row: int) -> None:
         self.state.reset([row])
+        self.loop.reset_null(row)
 
     def configure(self, row: int, sampling: Sampling) -> None:
         """Change a row's sampling from its next frame on."""

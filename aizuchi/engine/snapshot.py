@@ -41,6 +41,7 @@ def fingerprint(config: Any) -> str:
 def export_row(engine: DuplexEngine, row: int) -> dict[str, Tensor]:
     """What row ``row`` holds, by name, as copies."""
     engine.check_row(row, joined=True)
+    _check_unguided(engine)
     return engine.state.export_row(row)
 
 
@@ -48,8 +49,14 @@ def import_row(engine: DuplexEngine, row: int, tensors: dict[str, Tensor]) -> No
     """Let ``row``, which must be free, go on where the exported row was."""
     if engine.joined[row]:
         raise AizuchiError(f"row {row} is taken: leave it first")
+    _check_unguided(engine)
     engine.state.import_row(row, tensors)
     engine.adopt(row)
+
+
+def _check_unguided(engine: DuplexEngine) -> None:
+    if engine.loop.guidance is not None:
+        raise AizuchiError("a guided row can't be kept: its unconditional half is not part of it")
 
 
 def save_row(engine: DuplexEngine, row: int, path: str | os.PathLike[str]) -> None:

@@ -140,6 +140,13 @@ class TokenLoop:
         self._sampling[row] = sampling
         self._count_candidates()
 
+    def reset_null(self, row: int) -> None:
+        """Start a row's unconditional half anew, where there is one: it lies behind all rows."""
+        if self.guidance is not None:
+            for state in (self.state.ring, self.state.depth):
+                if state is not None:
+                    state.reset([self.rows + row])
+
     def adopt(self, row: int) -> None:
         """Take over a row's settings from its state, which came from elsewhere."""
         self._sampling[row] = self.state.settings.get(row)

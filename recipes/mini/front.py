@@ -162,7 +162,8 @@ def make_codec(
         other = MimiModel.from_pretrained(start).state_dict()
         own = codec.state_dict()
         parts = ("encoder.", "decoder.", "decoder_transformer.")
-        fits = {k: v.float() for k, v in other.items() if k.startswith(parts) and own[k].shape == v.shape}
+        other = {k: v.float() for k, v in other.items() if k.startswith(parts) and k in own}
+        fits = {k: v for k, v in other.items() if own[k].shape == v.shape}
         codec.load_state_dict(own | fits)
     return codec
 
@@ -177,7 +178,7 @@ def train(args: argparse.Namespace) -> int:
         SoundRows(args.sound, parts, args.batch_size, args.seed) for parts in (("train", LISTEN), ("valid",))
     ]
     ear, lower = load_ear(args.ear), halves(make_codec(args.start).encoder)[0]
-    if args.start is not None:
+    if args.start is not None and not args.trained:
         fit_lower(lower, ear, rows[0])
     stage = FrontStage(config, lower, rows[0], rows[1], ear)
     print(stage.run())
@@ -245,19 +246,19 @@ def refit_acoustic(codec: Any, old: Any, rows: SoundRows, batches: int = 60) -> 
     return float((x @ fitted - y).square().mean() / (y - y.mean(0)).square().mean())
 
 
-def _quantizer_of(folder: Path, ear: Ear) -> dict[str, Tensor]:
-    """The codebooks of a codec that was made of the same ear.
+def _codec_of(folder: Path, ear: Ear) -> Any:
+    """A codec that was made of the same ear.
 
     Raises AizuchiError if it was made of another.
     """
-    from aizuchi.models.mimi import MimiModel
+    from aizuchi.data.codec import load_codec
 
-    found = {k: v.float() for k, v in MimiModel.from_pretrained(folder).quantizer.state_dict().items()}
-    own = ear.quantizer.state_dict()
+    codec = load_codec(folder).model.float().eval()
     name = "semantic_residual_vector_quantizer.input_proj.weight"
-    if found.keys() != own.keys() or not torch.equal(found[name], own[name].bfloat16().float()):
+    found, own = codec.quantizer.state_dict(), ear.quantizer.state_dict()
+    if found[name].shape != own[name].shape or not torch.equal(found[name], own[name].bfloat16().float()):
         raise AizuchiError(f"{folder} was made of another ear: its codes would mean something else")
-    return found
+    return codec
 
 
 @torch.no_grad()
@@ -266,13 +267,17 @@ def assemble(args: argparse.Namespace) -> int:
     from recipes.mini.package import round_to_bfloat16, round_to_int8
 
     ear = load_ear(args.ear)
-    codec = make_codec(args.start, len(ear.semantic.codebooks()), len(ear.encoder_transformer.layers)).eval()
+    if args.keep is None:
+        codec = make_codec(
+            args.start, len(ear.semantic.codebooks()), len(ear.encoder_transformer.layers)
+        ).eval()
+    else:
+        codec = _codec_of(args.keep, ear)
     lower, upper = halves(codec.encoder)
     lower.load_state_dict(torch.load(args.front / "model/weights.pt", weights_only=True))
     upper.load_state_dict(ear.convs.stack.state_dict())
     codec.encoder_transformer.load_state_dict(ear.encoder_transformer.state_dict())
     if args.keep is not None:
-        codec.quantizer.load_state_dict(_quantizer_of(args.keep, ear))
         round_to_bfloat16(codec)
         round_to_int8(codec.encoder_transformer)
         save_model(codec, args.out)
@@ -349,13 +354,18 @@ def build_parser() -> argparse.ArgumentParser:
     learn.add_argument("--batch-size", type=int, default=9, help="rows of 2.56 s (default %(default)s)")
     learn.add_argument("--learning-rate", type=float, default=1.5e-3, help="default %(default)s")
     learn.add_argument("--seed", type=int, default=1, help="default %(default)s")
+    learn.add_argument(
+        "--trained",
+        action="store_true",
+        help="what --start begins with was trained for an ear's stem like this",
+    )
     learn.set_defaults(run=train)
     joined = commands.add_parser("assemble", help="make the codec")
     joined.add_argument("--front", type=Path, default=RUNS / "front", help="default %(default)s")
     joined.add_argument("--out", type=Path, default=RUNS / "codec-bf16", help="folder (default %(default)s)")
     joined.add_argument(
         "--keep", type=Path,
-        help="a codec of the same ear whose codebooks stay, so that models of its codes understand these",
+        help="a codec of the same ear, of which all else stays, so that models of its codes understand these",
     )  # fmt: skip
     joined.add_argument(
         "--assistant", type=float, default=0.7, help="its share of rows (default %(default)s)"

@@ -9,6 +9,7 @@ import torch
 
 from aizuchi.engine import DuplexEngine, Sampling, reply
 from aizuchi.engine.snapshot import export_row, import_row, load_row, save_row
+from aizuchi.engine.tokens import Guidance
 from aizuchi.errors import AizuchiError
 from tests.models.moshi.reference import tiny_model
 
@@ -238,3 +239,27 @@ def test_misuse_is_named(model):
         DuplexEngine(tiny_model().train())
     with pytest.raises(ValueError, match="`rows`"):
         DuplexEngine(model, 0)
+
+
+def test_a_guided_row_that_is_taken_again_knows_nothing_of_the_one_before(model):
+    """Both halves of it are wiped, and neither is in a snapshot, which would hold only one."""
+
+    def engine():
+        return DuplexEngine(model, 2, guidance=Guidance(2.0, masked_until=torch.tensor([50, 50])))
+
+    def hear(guided, wave):
+        guided.join(1, Sampling.greedy())
+        return [guided.step(frame(wave, tick)) for tick in range(8)]
+
+    used, fresh = engine(), engine()
+    hear(used, speech(2, 8, seed=1))
+    with pytest.raises(AizuchiError, match="guided"):
+        export_row(used, 1)
+    used.leave(1)
+    wave = speech(2, 8, seed=2)
+    for one, other in zip(hear(used, wave), hear(fresh, wave), strict=True):
+        assert torch.equal(one.text[1], other.text[1]) and torch.equal(one.codes[1], other.codes[1])
+    assert all(
+        torch.equal(a[[1, 3]], b[[1, 3]])
+        for a, b in zip(used.state.tokens.ring.keys, fresh.state.tokens.ring.keys, strict=True)
+    )
